@@ -1,0 +1,37 @@
+# `make demo` and `make test` each set up all that they need, on a machine with Python 3.11 and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MATHEMATICS := src/lore/simplex.py,src/lore/objective.py,src/lore/optimize.py,src/lore/gaussian.py
+
+.PHONY: demo test lint soak clean
+
+demo: .venv/installed-demo
+	$(BIN)/lore demo --force
+
+test: lint
+	$(BIN)/pytest --cov --cov-report=
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include=$(MATHEMATICS) --fail-under=100
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+soak: .venv/installed-dev
+	$(BIN)/python benchmarks/soak.py
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/installed-demo: .venv/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[embed,report]'
+	touch $@
+
+.venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

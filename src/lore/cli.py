@@ -1,0 +1,463 @@
+"""The command `lore`: each command parses, calls one function, and prints."""
+
+import errno
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from lore.errors import ConfigError, DataError, LoreError
+
+if TYPE_CHECKING:
+    from lore.evaluate import Result
+    from lore.preferences import FormatName
+    from lore.progress import Progress
+    from lore.sources import Reading
+    from lore.train import TrainOutcome
+
+app = typer.Typer(
+    name="lore",
+    help="Learns what each person prefers: personalized reward models from comparisons.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# What the surroundings can do to a run: a full or read-only disk, missing rights, a path that is no folder.
+_SURROUNDINGS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EFBIG}
+)
+
+
+class FamilyName(StrEnum):
+    """Families of personal models."""
+
+    simplex = "simplex"
+    gaussian = "gaussian"
+
+
+class SplitName(StrEnum):
+    """What is held out."""
+
+    group = "group"
+    user = "user"
+
+
+class ExperimentName(StrEnum):
+    """The paper's experiments."""
+
+    personalllm = "personalllm"
+    prism = "prism"
+    tldr = "tldr"
+
+
+Data = Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file, or a folder.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lore train` made.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Where to leave everything.", show_default=False)]
+Format = Annotated[str | None, typer.Option(help="Force a data format instead of finding it.", show_default=False)]
+UserColumn = Annotated[str | None, typer.Option(help="The column that holds user_id.", show_default=False)]
+PromptColumn = Annotated[str | None, typer.Option(help="The column that holds prompt.", show_default=False)]
+ChosenColumn = Annotated[str | None, typer.Option(help="The column that holds chosen.", show_default=False)]
+RejectedColumn = Annotated[str | None, typer.Option(help="The column that holds rejected.", show_default=False)]
+EncoderName = Annotated[str, typer.Option("--encoder", help="minilm, or the id or folder of a reward model.")]
+Ranks = Annotated[str, typer.Option(help="Ranks to compare, separated by commas.")]
+Seed = Annotated[int, typer.Option(help="Of split, draws and fits.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is in RUN; embeddings are kept.")]
+Family = Annotated[FamilyName, typer.Option(help="Of the personal models.")]
+SplitBy = Annotated[SplitName, typer.Option("--split", help="Hold out groups (prompts), or each user's own groups.")]
+Unseen = Annotated[float, typer.Option(help="Share of users kept out of learning the basis.")]
+Test = Annotated[float, typer.Option(help="Share of groups held out.")]
+PairsPerUser = Annotated[int, typer.Option(help="Pairs drawn from a user's ratings, in each part.")]
+Redact = Annotated[bool, typer.Option("--redact", help="Leave texts out of the report.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code (DESIGN section 6)."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        app(arguments, standalone_mode=False)
+    except LoreError as error:
+        return _refuse(str(error))
+    except typer.TyperException as error:
+        return _refuse(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        _refuse("interrupted; run the same command again to resume")
+        return 130
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{place}{error.strerror}; make room, or choose another folder")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    """Exactly one line on stderr; the exit code for input that is wrong."""
+    line = " ".join(message.split())
+    typer.echo(f"lore: {line}", err=True)
+    return 2
+
+
+# --- the whole job ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Where to leave everything.")] = Path("runs/demo"),
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """The whole job on the embedded data: 400 simulated people judge small answers to everyday questions."""
+    from lore.demo import run_demo
+
+    with _progress() as progress:
+        outcome = run_demo(out, seed=seed, force=force, progress=progress)
+    _show_outcome(outcome)
+    user = outcome.split.unseen_shots.users[0]
+    question = '{"prompt": "How do I cook rice?", "candidates": ["Rinse it first.", "What rice do you have?"]}'
+    typer.echo(f"\nNext: echo '{question}' | lore rerank {out} --user {user}")
+
+
+@app.command()
+def check(
+    data: Data,
+    format: Format = None,  # noqa: A002 - the option's name
+    user_column: UserColumn = None,
+    prompt_column: PromptColumn = None,
+    chosen_column: ChosenColumn = None,
+    rejected_column: RejectedColumn = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What is in the file, and what is wrong with it, row by row."""
+    from lore.check import check as check_preferences
+
+    reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
+    report = check_preferences(reading.preferences, reading.findings)
+    if json_output:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _show_check(report)
+    if report.fatal:
+        raise DataError(
+            f"{data}: {len(report.fatal)} kinds of fault would stop `lore train`; the first: {report.fatal[0].message}"
+        )
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out,
+    encoder: EncoderName = "minilm",
+    family: Family = FamilyName.simplex,
+    ranks: Ranks = "0,1,2,4,8",
+    seed: Seed = 0,
+    split: SplitBy = SplitName.group,
+    unseen: Unseen = 0.2,
+    test: Test = 0.3,
+    pairs_per_user: PairsPerUser = 200,
+    force: Force = False,
+    redact: Redact = False,
+    format: Format = None,  # noqa: A002 - the option's name
+    user_column: UserColumn = None,
+    prompt_column: PromptColumn = None,
+    chosen_column: ChosenColumn = None,
+    rejected_column: RejectedColumn = None,
+) -> None:
+    """Check, embed, split, fit, personalize, evaluate, report: the main job."""
+    from lore.train import TrainConfig
+    from lore.train import train as run_train
+
+    config = TrainConfig(
+        encoder=encoder,
+        family=family.value,
+        ranks=_numbers(ranks),
+        seed=seed,
+        by=split.value,
+        unseen=unseen,
+        test=test,
+        pairs_per_user=pairs_per_user,
+        redact=redact,
+    )
+    reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
+    with _progress() as progress:
+        outcome = run_train(reading, out, config, title=data.stem, force=force, progress=progress)
+    _show_outcome(outcome)
+
+
+# --- its steps ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def embed(
+    data: Data,
+    out: Out,
+    encoder: EncoderName = "minilm",
+    family: Family = FamilyName.simplex,
+    seed: Seed = 0,
+    split: SplitBy = SplitName.group,
+    unseen: Unseen = 0.2,
+    test: Test = 0.3,
+    force: Force = False,
+    format: Format = None,  # noqa: A002 - the option's name
+) -> None:
+    """Begin a RUN folder and embed every conversation once."""
+    from lore.train import TrainConfig, embed_step
+
+    config = TrainConfig(encoder, family.value, seed=seed, by=split.value, unseen=unseen, test=test)
+    reading = _read(data, format, {})
+    _refuse_fatal(reading)
+    with _progress() as progress:
+        embeddings = embed_step(reading.preferences, out, config, force=force, progress=progress)
+    typer.echo(
+        f"{len(embeddings.index):,} conversations of {embeddings.vectors.shape[1]} numbers in {out / 'embeddings'}"
+    )
+
+
+@app.command()
+def fit(
+    run: RunFolder,
+    rank: Annotated[int, typer.Option(help="Learned directions.")] = 5,
+    family: Family = FamilyName.simplex,
+    seed: Seed = 0,
+) -> None:
+    """Learn a basis from the seen users of a RUN folder that has been embedded."""
+    from lore.fit import FitConfig
+    from lore.train import fit_step
+
+    found = fit_step(run, FitConfig(family=family.value, rank=rank, seed=seed))
+    typer.echo(f"loss {found.loss:.4f}, gap {found.gap:.1e}, {len(found.history)} steps; model in {run / 'model'}")
+
+
+@app.command()
+def personalize(run: RunFolder, data: Data) -> None:
+    """Learn the weights of the people in a file, with the basis of a RUN folder frozen."""
+    from lore.train import personalize_step
+
+    reading = _read(data, None, {})
+    _refuse_fatal(reading)
+    with _progress() as progress:
+        people = personalize_step(run, reading.preferences, progress=progress)
+    typer.echo(f"weights of {people:,} people in {run / 'users'}")
+
+
+@app.command()
+def evaluate(run: RunFolder) -> None:
+    """Accuracy of the model of a RUN folder in the settings of its split."""
+    from lore.train import evaluate_step
+
+    for setting, found in evaluate_step(run).items():
+        typer.echo(f"{setting:13} {found.mean:.1%} ({found.low:.1%} to {found.high:.1%}), {found.users} users")
+
+
+@app.command()
+def sweep(run: RunFolder, ranks: Ranks = "0,1,2,4,8") -> None:
+    """Fit and evaluate several ranks on the split of a RUN folder."""
+    from lore.train import sweep_step
+
+    with _progress() as progress:
+        results = sweep_step(run, _numbers(ranks), progress=progress)
+    _show_results(results)
+
+
+# --- use ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def rerank(
+    run: RunFolder,
+    user: Annotated[str, typer.Option(help="For whom.", show_default=False)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help='JSON {"prompt": ..., "candidates": [...]}; standard input if it is not given.', show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Order candidate responses for one person; for somebody unknown, the population's order."""
+    from lore.rewards import PersonalRewards
+
+    request = _request(file)
+    found = PersonalRewards.load(run).rerank(user, request.get("prompt"), request["candidates"])
+    typer.echo(json.dumps(found.to_json()))
+
+
+@app.command()
+def score(
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="Rows of user_id, prompt and response.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="A .jsonl file; standard output if it is not given.")] = None,
+) -> None:
+    """Rewards for a whole file of (user_id, prompt, response) rows."""
+    from lore.files import write_text
+    from lore.score import score_file
+
+    with _progress() as progress:
+        lines = "".join(json.dumps(row) + "\n" for row in score_file(run, data, progress=progress))
+    if out is None:
+        typer.echo(lines, nl=False)
+    else:
+        write_text(out, lines)
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[ExperimentName, typer.Argument(help="Which experiment.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="The real data set, as published.", show_default=False)],
+    out: Out,
+    encoder: EncoderName = "minilm",
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """The paper's experiments, from the real data sets."""
+    from lore.demo import run_experiment
+
+    with _progress() as progress:
+        outcome = run_experiment(
+            experiment.value, data, out, encoder=encoder, seed=seed, force=force, progress=progress
+        )
+    _show_outcome(outcome)
+
+
+@app.command()
+def serve(run: RunFolder, port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000) -> None:
+    """The HTTP server and its page, on this machine."""
+    from lore.serve.app import serve as run_server
+
+    typer.echo(f"Serving {run} on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    run_server(run, port)
+
+
+# --- parsing and printing -----------------------------------------------------------------------------------------
+
+
+def _read(data: Path, format_name: str | None, columns: dict[str, str]) -> "Reading":
+    from lore.sources import read
+
+    return read(data, format=cast("FormatName | None", format_name), columns=columns)  # checked there
+
+
+def _refuse_fatal(reading: "Reading") -> None:
+    fatal = [found for found in reading.findings if found.fatal]
+    if fatal:
+        raise DataError(fatal[0].message)
+
+
+def _columns(user: str | None, prompt: str | None, chosen: str | None, rejected: str | None) -> dict[str, str]:
+    named = {"user_id": user, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {name: column for name, column in named.items() if column is not None}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--ranks must be whole numbers separated by commas, got {text!r}") from None
+
+
+def _request(file: Path | None) -> dict[str, Any]:
+    """The JSON of a rerank request."""
+    name = str(file or "standard input")
+    try:
+        request = json.loads(file.read_text(encoding="utf-8") if file else sys.stdin.read())
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: not valid JSON ({error})") from None
+    if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
+        raise DataError(f'{name}: give {{"prompt": ..., "candidates": [...]}}')
+    return request
+
+
+@contextmanager
+def _progress() -> Iterator["Progress"]:
+    """Progress bars with a rate and the time left on a terminal; nothing elsewhere."""
+    from lore.progress import silent
+
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total, rate="")
+            speed = bars.tasks[tasks[task]].speed
+            bars.update(tasks[task], completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield show
+
+
+def _show_check(report: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = report.counts
+    table = Table(show_header=False, box=None)
+    low, first, middle, third, high = counts.per_user
+    rows = [
+        ("users", f"{counts.users:,}"),
+        ("ratings" if counts.ratings else "comparisons", f"{counts.comparisons:,}"),
+        ("per user", f"{low:.0f} min, {first:.0f} / {middle:.0f} / {third:.0f} quartiles, {high:.0f} max"),
+        ("prompts", f"{counts.prompts:,}"),
+        ("responses", f"{counts.responses:,}, {counts.conversations:,} with their prompts"),
+    ]
+    if counts.longer_chosen is not None:
+        rows.append(("longer chosen", f"{counts.longer_chosen:.1%} (a model of length alone would be right so often)"))
+    if counts.disagreement is not None:
+        rows.append(("disagreement", f"{counts.disagreement:.1%} of two users' choices on the same pair"))
+    for name, value in rows:
+        table.add_row(name, value)
+    Console(highlight=False, soft_wrap=True).print(table)
+    for found in report.findings:
+        typer.echo(f"{'fatal' if found.fatal else 'note'}: {found.message}")
+
+
+def _show_outcome(outcome: "TrainOutcome") -> None:
+    _show_results([result for result in outcome.sweep.results if result.shots is None])
+    typer.echo(f"\n{outcome.finding}\nReport: {outcome.folder / 'report.html'}")
+
+
+def _show_results(results: Sequence["Result"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    settings = list(dict.fromkeys(result.setting for result in results))
+    table = Table("model", *settings, box=None, title="Accuracy, % (95 % interval)", title_justify="left")
+    cells: dict[str, dict[str, str]] = {}
+    for result in results:
+        ranked = result.model in ("simplex", "gaussian")
+        name = f"{result.model} {result.rank}" if ranked else result.model
+        shown = f"{100 * result.accuracy:.1f} ({100 * result.low:.1f}-{100 * result.high:.1f})"
+        cells.setdefault(name, {})[result.setting] = shown
+    for name, row in cells.items():
+        table.add_row(name, *(row.get(setting, "") for setting in settings))
+    Console(highlight=False, width=max(Console().width, 96)).print(table)
+
+
+logging.getLogger("lore").addHandler(logging.NullHandler())

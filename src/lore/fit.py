@@ -1,0 +1,434 @@
+"""`fit_basis`: learn the shared directions, and everybody's weights, from pairs.
+
+The basis is found by variable projection: at every step the users' weights are solved exactly on the projected pairs
+(`rank` numbers each), and the basis takes a quasi-Newton step on what is left. `strength="auto"` and
+`weight_strength="auto"` are chosen by the log loss on held-out groups of the pairs that are given.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lore.basis import Family, RewardBasis, reference_basis
+from lore.errors import ConfigError, ConvergenceWarning, DataError, ShapeError
+from lore.gaussian import learn_taste, principal_features
+from lore.objective import Average, PenaltyKind, penalty
+from lore.optimize import Minimum, UserChoices, gaussian_weights
+from lore.pairs import Pairs
+from lore.problem import INNER_TOLERANCE, Penalties, SimplexProblem, gaussian_choices, likelihood
+from lore.progress import Progress, silent
+
+Strength = float | Literal["auto"]
+
+# Relative to the mean squared length of a difference, so that the scale of the embeddings does not matter.
+_POOLED_STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+_STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
+_WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
+_POOLED_ONLY = 1e3  # so strong that all columns are the pooled direction
+_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to fit; see the module `lore.objective` for the formula.
+
+    Attributes:
+        family: "simplex", the published LoRe, or "gaussian".
+        rank: learned directions; 0 is the reference itself, 1 (simplex) is pooled Bradley-Terry.
+        strength: of the penalty on the basis, or "auto".
+        weight_strength: of the shrinkage of users' weights toward the population, or "auto" (simplex).
+        penalty: "distance" or "cosine" to the reference.
+        average: whether users or pairs count alike.
+        temperature: of the link.
+        tempering: power 1/tempering of the likelihood when the covariance is learned (gaussian).
+        tolerance: of the gap `|gradient| |basis| / objective` at which a fit is converged.
+        max_iterations: steps at most.
+        seed: of starts and folds.
+    """
+
+    family: Family = "simplex"
+    rank: int = 5
+    strength: Strength = "auto"
+    weight_strength: Strength = "auto"
+    penalty: PenaltyKind = "distance"
+    average: Average = "users"
+    temperature: float = 1.0
+    tempering: float = 4.0
+    tolerance: float = 1e-3
+    max_iterations: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.family not in ("simplex", "gaussian"):
+            raise ConfigError(f"`family` must be 'simplex' or 'gaussian', got {self.family!r}")
+        if self.rank < 0:
+            raise ConfigError(f"`rank` must be 0 (the reference) or more, got {self.rank}")
+        if self.penalty not in ("distance", "cosine"):
+            raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
+        if self.average not in ("users", "pairs"):
+            raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
+        for name in ("strength", "weight_strength"):
+            value = getattr(self, name)
+            if value != "auto" and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ConfigError(f"`{name}` must be 'auto' or a number of 0 or more, got {value!r}")
+        for name in ("temperature", "tolerance", "tempering"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
+        if self.max_iterations < 1:
+            raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted basis and the weights of the people it was fitted on.
+
+    Attributes:
+        basis: shared directions.
+        weights: `[users, columns]`; somebody without pairs gets the population's.
+        loss: mean loss on the pairs.
+        objective: loss and penalties.
+        gap: `|gradient| |basis| / objective` at the end: how much the objective could still change, relatively, for a
+            relative change of the basis. For the gaussian family, the relative change of the covariance in the last
+            iteration.
+        converged: whether the stopping rule was met.
+        history: objective after each step.
+        strength: of the penalty, as used.
+        weight_strength: of the shrinkage of weights, as used.
+        validation: log loss on held-out groups, where a strength was "auto"; else None.
+    """
+
+    basis: RewardBasis
+    weights: Tensor
+    loss: float
+    objective: float
+    gap: float
+    converged: bool
+    history: list[float] = field(default_factory=list)
+    strength: float = 0.0
+    weight_strength: float = 0.0
+    validation: float | None = None
+
+
+def fit_basis(pairs: Pairs, config: FitConfig | None = None, reference: Tensor | None = None) -> Fit:
+    """Learn a basis.
+
+    Args:
+        pairs: whose choices to learn from.
+        config: how; the defaults of `FitConfig` where it is not given.
+        reference: direction `[dim]` (or `[dim, 1]`) that the columns are drawn to; a reward LLM's own head.
+
+    Raises:
+        ConfigError: rank above dim, rank 0 or a cosine without a reference, "auto" with fewer than two groups.
+        DataError: there are no pairs.
+        ShapeError: the reference does not fit.
+    """
+    return fit_bases(pairs, [config or FitConfig()], reference)[0]
+
+
+def fit_bases(
+    pairs: Pairs,
+    configs: Sequence[FitConfig],
+    reference: Tensor | None = None,
+    *,
+    progress: Progress = silent,
+    keep: Callable[[int, Fit], None] | None = None,
+) -> list[Fit]:
+    """`fit_basis` for several configurations; what they share (folds, the pooled direction) is computed once.
+
+    `keep` is called with the number of a configuration and its fit as soon as that is done.
+    """
+    pairs = pairs.compact()
+    if len(pairs) == 0 or not bool(pairs.weight.sum() > 0):
+        raise DataError("there are no pairs to learn from, or all weights are zero; give at least one comparison")
+    if reference is not None:
+        reference = reference.flatten().to(pairs.vectors)
+        if reference.shape != (pairs.dim,):
+            raise ShapeError(f"`reference` must be [{pairs.dim}], got {tuple(reference.shape)}")
+    for config in configs:
+        _check(config, pairs, reference)
+    fitter = _Fitter(pairs, reference)
+    fits = []
+    for number, config in enumerate(configs):
+        progress("fitting", number, len(configs))
+        fits.append(fitter.fit(config))
+        if keep is not None:
+            keep(number, fits[-1])
+    progress("fitting", len(configs), len(configs))
+    return fits
+
+
+def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
+    if config.rank > pairs.dim:
+        raise ConfigError(f"`rank` must be at most the embeddings' {pairs.dim} numbers, got {config.rank}")
+    if config.rank == 0 and reference is None and config.family == "simplex":
+        raise ConfigError(
+            "`rank` 0 is the reference itself, but there is none; pass `reference` or a rank of 1 or more"
+        )
+    if config.penalty == "cosine" and (reference is None or not bool(reference.norm() > 0)):
+        raise ConfigError("`penalty` 'cosine' needs a reference that is not zero; pass `reference`, or use 'distance'")
+
+
+# --- fitting with everything chosen -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Fold:
+    train: Pairs
+    held_out: Pairs
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The validated pooled direction: on all pairs, and on the training part of each fold."""
+
+    strength: float
+    validation: float
+    direction: Tensor
+    of_folds: list[Tensor]
+
+
+class _Fitter:
+    """Fits configurations to one set of pairs and remembers what they share."""
+
+    def __init__(self, pairs: Pairs, reference: Tensor | None) -> None:
+        self.pairs = pairs
+        self.reference = reference
+        self.scale = _mean_squared_difference(pairs)
+        self._folds: list[_Fold] | None = None
+        self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
+
+    def fit(self, config: FitConfig) -> Fit:
+        """One fit."""
+        if config.family == "gaussian":
+            return self._fit_gaussian(config)
+        if config.rank == 0 and self.reference is not None:
+            return self._reference(config, self.reference)
+        weight_strength = 0.0 if config.rank == 1 else config.weight_strength
+        strength, validation, anchor = config.strength, None, self.reference
+        if strength == "auto" and config.penalty == "distance" and anchor is None and config.rank > 1:
+            anchor = self.pooled(config).direction
+        if strength == "auto" and config.penalty == "distance" and config.rank == 1:
+            strength, validation = self.pooled(config).strength, self.pooled(config).validation
+        if "auto" in (strength, weight_strength):
+            strength, weight_strength, validation = self._tuned(replace(config, weight_strength=weight_strength))
+        return self._fit_simplex(
+            config, self._penalties(config, float(strength), float(weight_strength), anchor), validation
+        )
+
+    def _penalties(
+        self, config: FitConfig, strength: float, weight_strength: float, anchor: Tensor | None
+    ) -> Penalties:
+        if anchor is None:
+            anchor = torch.zeros(self.pairs.dim, dtype=self.pairs.vectors.dtype, device=self.pairs.vectors.device)
+        return Penalties(anchor, strength, config.penalty, weight_strength)
+
+    def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
+        return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
+
+    def _fit_simplex(self, config: FitConfig, penalties: Penalties, validation: float | None) -> Fit:
+        problem = self._problem(self.pairs, config, penalties)
+        start = problem.start(self._anchor(config, penalties), config.seed)
+        minimum = problem.fit(start, config.tolerance, config.max_iterations)
+        if not minimum.converged:
+            warnings.warn(
+                f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
+                "raise `max_iterations` or `tolerance`",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        loss, _, weights = problem.loss(minimum.point)
+        drawn = penalty(minimum.point, penalties.reference, penalties.strength, penalties.kind).value
+        basis = RewardBasis(
+            vectors=minimum.point,
+            center=torch.zeros_like(minimum.point[:, 0]),
+            population=problem.population.to(minimum.point),
+            family="simplex",
+            rank=config.rank,
+            temperature=config.temperature,
+            weight_strength=penalties.weight_strength,
+        )
+        return Fit(
+            basis=basis,
+            weights=weights,
+            loss=float(loss),
+            objective=float(loss + drawn + problem.shrinkage(problem.population)),
+            gap=minimum.gap,
+            converged=minimum.converged,
+            history=minimum.history,
+            strength=penalties.strength,
+            weight_strength=penalties.weight_strength,
+            validation=validation,
+        )
+
+    def _anchor(self, config: FitConfig, penalties: Penalties) -> Tensor:
+        """Where to start from: the reference, or where there is none the pooled direction."""
+        if bool(penalties.reference.norm() > 0) or config.rank == 1:
+            return penalties.reference
+        return self._fit_pooled(self.pairs, config, max(penalties.strength, 1e-4 * self.scale)).point.squeeze(1)
+
+    def _reference(self, config: FitConfig, reference: Tensor) -> Fit:
+        basis = reference_basis(reference, config.temperature)
+        weights = torch.ones(len(self.pairs.users), 1).to(reference)
+        problem = likelihood(self.pairs, config.average, config.temperature)
+        loss = float(problem.loss(problem.margins(problem.project(basis.vectors), weights)))
+        return Fit(basis, weights, loss, loss, gap=0.0, converged=True, history=[loss])
+
+    # --- validation -----------------------------------------------------------------------------------------------
+
+    def folds(self, seed: int) -> list[_Fold]:
+        """Training and held-out pairs by group; a pair that straddles is in neither."""
+        if self._folds is None:
+            self._folds = _folds(self.pairs, seed)
+        return self._folds
+
+    def pooled(self, config: FitConfig) -> _Pooled:
+        """The pooled direction at the strength that predicts held-out groups best."""
+        key = (config.average, config.temperature, config.seed)
+        if key not in self._pooled:
+            self._pooled[key] = self._validated_pooled(replace(config, rank=1, penalty="distance"))
+        return self._pooled[key]
+
+    def _validated_pooled(self, config: FitConfig) -> _Pooled:
+        folds = self.folds(config.seed)
+        paths = []
+        for fold in folds:
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            start, path = None, []
+            for relative in _POOLED_STRENGTHS:
+                start = self._fit_pooled(fold.train, config, relative * self.scale, start).point
+                weights = torch.ones(len(fold.train.users), 1).to(start)
+                path.append(
+                    (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
+                )
+            paths.append(path)
+        means = [float(np.mean([path[at][0] for path in paths])) for at in range(len(_POOLED_STRENGTHS))]
+        best = int(np.argmin(means))
+        strength = _POOLED_STRENGTHS[best] * self.scale
+        direction = self._fit_pooled(self.pairs, config, strength).point.squeeze(1)
+        return _Pooled(strength, means[best], direction, [path[best][1] for path in paths])
+
+    def _fit_pooled(self, pairs: Pairs, config: FitConfig, strength: float, start: Tensor | None = None) -> Minimum:
+        config = replace(config, rank=1, penalty="distance", weight_strength=0.0)
+        penalties = self._penalties(config, strength, 0.0, self.reference)
+        problem = self._problem(pairs, config, penalties)
+        begin = penalties.reference[:, None].clone() if start is None else start
+        return problem.round(begin, config.tolerance, config.max_iterations)
+
+    def _tuned(self, config: FitConfig) -> tuple[float, float, float]:
+        """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, twice no grid."""
+        distance = config.penalty == "distance"
+        strengths = [relative * (self.scale if distance else 1.0) for relative in _STRENGTHS]
+        if config.strength != "auto":
+            strengths = [config.strength]
+        shrinkages = [config.weight_strength] if config.weight_strength != "auto" else list(_WEIGHT_STRENGTHS)
+        middle = strengths[len(strengths) // 3]
+        tried = {(middle, value): self._held_out_loss(config, middle, value) for value in shrinkages}
+        shrinkage = min(tried, key=tried.__getitem__)[1]
+        if config.strength == "auto" and distance and self.reference is None:
+            strengths.append(_POOLED_ONLY * self.scale)
+        tried |= {
+            (value, shrinkage): self._held_out_loss(config, value, shrinkage) for value in strengths if value != middle
+        }
+        best = min(tried, key=tried.__getitem__)
+        return *best, tried[best]
+
+    def _held_out_loss(self, config: FitConfig, strength: float, shrinkage: float) -> float:
+        # A tenth of the accuracy, and equal weights as the population, suffice to rank candidates.
+        config = replace(config, tolerance=10 * config.tolerance, max_iterations=40)
+        losses = []
+        shrunk = self.reference is None and config.penalty == "distance" and config.strength == "auto"
+        pooled = self.pooled(config).of_folds if shrunk else None
+        for number, fold in enumerate(self.folds(config.seed)):
+            anchor = self.reference if pooled is None else pooled[number]
+            penalties = self._penalties(config, strength, shrinkage, anchor)
+            problem = self._problem(fold.train, config, penalties)
+            begin = problem.start(self._anchor(config, penalties), config.seed)
+            basis = problem.round(begin, config.tolerance, config.max_iterations).point
+            _, _, weights = problem.loss(basis)
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            losses.append(float(held_out.loss(held_out.margins(held_out.project(basis), weights))))
+        return float(np.mean(losses))
+
+    # --- the gaussian family --------------------------------------------------------------------------------------
+
+    def _fit_gaussian(self, config: FitConfig) -> Fit:
+        features = principal_features(self.pairs.vectors).map
+        count = features.shape[1]
+        if config.rank > count:
+            raise ConfigError(f"`rank` must be at most the {count} features of these pairs, got {config.rank}")
+        center, strength, validation = self._center(config)
+        problem = likelihood(self.pairs, config.average, config.temperature)
+        offset = problem.project(center[:, None]).squeeze(1)
+        tempered = UserChoices(
+            self.pairs.user,
+            self.pairs.label,
+            self.pairs.weight / config.tempering,
+            len(self.pairs.users),
+            config.temperature,
+        )
+        taste = learn_taste(tempered, problem.project(features), offset, config.rank)
+        vectors = features @ taste.root.to(features)
+        basis = RewardBasis(
+            vectors=vectors,
+            center=center,
+            population=torch.zeros_like(vectors[0]),
+            family="gaussian",
+            rank=config.rank,
+            temperature=config.temperature,
+        )
+        posterior = gaussian_weights(
+            gaussian_choices(self.pairs, basis), problem.project(vectors), offset, INNER_TOLERANCE
+        )
+        weights = posterior.weights.to(vectors)
+        loss = float(problem.loss(problem.margins(problem.project(vectors), weights) + offset))
+        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
+        return Fit(
+            basis, weights, loss, objective, taste.change, converged=True, strength=strength, validation=validation
+        )
+
+    def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
+        if config.strength == "auto":
+            pooled = self.pooled(config)
+            return pooled.direction, pooled.strength, pooled.validation
+        return self._fit_pooled(self.pairs, config, config.strength).point.squeeze(1), config.strength, None
+
+
+def _mean_squared_difference(pairs: Pairs) -> float:
+    """Mean squared length of a difference, over at most 4,096 pairs; the unit of relative strengths."""
+    some = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), 4_096)).long().to(pairs.user.device))
+    difference = some.vectors[some.chosen]
+    if some.rejected is not None:
+        difference = difference - some.vectors[some.rejected]
+    return float(difference.double().square().sum(1).mean()) or 1.0
+
+
+def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
+    groups, number = pairs.group.unique(return_inverse=True)
+    if len(groups) < 2:
+        raise ConfigError(
+            "`strength` 'auto' needs two groups (prompts, or items) to hold one out; give `strength` and "
+            "`weight_strength` as numbers"
+        )
+    folds = min(_FOLDS, len(groups))
+    assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
+    of_row = assigned.to(number.device)[number]
+    first = of_row[pairs.chosen]
+    second = first if pairs.rejected is None else of_row[pairs.rejected]
+    made = []
+    for fold in range(folds):
+        train = pairs.select((first != fold) & (second != fold))
+        held_out = pairs.select((first == fold) & (second == fold))
+        if len(train) and len(held_out):
+            made.append(_Fold(train.compact(), held_out.compact()))
+    if not made:
+        raise ConfigError(
+            "`strength` 'auto' found no pairs within held-out groups; give `strength` and `weight_strength` as numbers"
+        )
+    return made

@@ -1,0 +1,459 @@
+"""Solvers, their stopping rules and their certificates.
+
+    simplex_weights    users' weights on the simplex, basis fixed: convex, primal-dual interior point
+    gaussian_weights   users' weights under a standard normal prior, basis fixed: strictly convex, Newton
+    minimize           the basis: limited-memory BFGS on a smooth function
+
+The first two solve all users at once, in float64, on the projected pairs (a few numbers each), and return for
+every user an upper bound of how far the objective is above its minimum.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lore.objective import ValueAndGradient, pair_curvature, pair_loss, pair_slope
+
+_BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
+_INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
+_INTERIOR_STEP = 0.995  # share of the way to the boundary that a step may go
+_ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
+
+
+@dataclass(frozen=True)
+class WeightsSolution:
+    """Users' weights `[users, columns]` and `gap` `[users]`: no user's objective is further above its minimum."""
+
+    weights: Tensor
+    gap: Tensor
+
+
+@dataclass(frozen=True)
+class UserChoices:
+    """Who chose, and what each choice counts: all of a users' problem that does not depend on the basis.
+
+    Attributes:
+        user: row of the weights, `[pairs]`.
+        label: probability that chosen is preferred, `[pairs]`.
+        share: what each pair counts in its user's loss, `[pairs]`.
+        users: number of users, with or without pairs.
+        temperature: of the link.
+    """
+
+    user: Tensor
+    label: Tensor
+    share: Tensor
+    users: int
+    temperature: float
+
+    @cached_property
+    def _layout(self) -> list["_Layout"]:
+        return list(_layouts(self))
+
+    def blocks(self, projected: Tensor, offset: Tensor | None) -> Iterator["_Block"]:
+        """The users in blocks, with their pairs in coordinates of a basis.
+
+        Args:
+            projected: differences in coordinates of the basis, `[pairs, columns]`.
+            offset: margin that does not depend on the weights, `[pairs]` (the population's, for `gaussian`).
+        """
+        for layout in self._layout:
+            flat = layout.pair.flatten()
+            yield _Block(
+                users=layout.users,
+                projected=projected.index_select(0, flat).double().view(*layout.pair.shape, projected.shape[1]),
+                offset=torch.zeros_like(layout.share) if offset is None else offset[layout.pair].double(),
+                label=layout.label,
+                share=layout.share,
+                temperature=self.temperature,
+            )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Users with about equally many pairs, padded to `[users of the block, pairs of a user]`; padding has share 0."""
+
+    users: Tensor
+    pair: Tensor
+    label: Tensor
+    share: Tensor
+
+
+def _layouts(choices: UserChoices) -> Iterator[_Layout]:
+    """Blocks of users of similar size; users without pairs are left out."""
+    order = torch.argsort(choices.user, stable=True)
+    count = torch.bincount(choices.user, minlength=choices.users)
+    first = count.cumsum(0) - count
+    ranked = torch.argsort(count, stable=True)
+    ranked = ranked[count[ranked] > 0]
+    sizes = count[ranked].tolist()
+    start = 0
+    while start < len(sizes):
+        stop = start + 1
+        # At most twice the smallest user of the block, so that at most half of a block is padding.
+        while (
+            stop < len(sizes) and sizes[stop] <= 2 * sizes[start] and (stop + 1 - start) * sizes[stop] <= _BLOCK_PAIRS
+        ):
+            stop += 1
+        users = ranked[start:stop]
+        position = torch.arange(sizes[stop - 1], device=order.device)
+        real = position < count[users][:, None]
+        pair = order[torch.where(real, first[users][:, None] + position, first[users][:, None])]
+        share = torch.where(real, choices.share[pair].double(), 0.0)
+        yield _Layout(users, pair, choices.label[pair].double(), share)
+        start = stop
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The problems of some users in float64: arrays over `[users of the block, pairs of a user]`."""
+
+    users: Tensor
+    projected: Tensor
+    offset: Tensor
+    label: Tensor
+    share: Tensor
+    temperature: float
+
+    def margins(self, weights: Tensor) -> Tensor:
+        return (self.projected @ weights[:, :, None]).squeeze(2) + self.offset
+
+    def loss(self, margin: Tensor) -> Tensor:
+        return (self.share * pair_loss(margin, self.label, self.temperature)).sum(dim=1)
+
+    def gradient(self, margin: Tensor) -> Tensor:
+        slope = self.share * pair_slope(margin, self.label, self.temperature)
+        return (slope[:, None, :] @ self.projected).squeeze(1)
+
+    def hessian(self, margin: Tensor) -> Tensor:
+        curvature = self.share * pair_curvature(margin, self.temperature)
+        return (self.projected * curvature[:, :, None]).transpose(1, 2) @ self.projected
+
+    def only(self, kept: Tensor) -> "_Block":
+        """The users in `kept`, positions in this block."""
+        return _Block(
+            users=self.users[kept],
+            projected=self.projected[kept],
+            offset=self.offset[kept],
+            label=self.label[kept],
+            share=self.share[kept],
+            temperature=self.temperature,
+        )
+
+
+# --- the simplex family -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SimplexPrior:
+    """Shrinkage of users' weights: adds `strength` times `KL(population || w)` to a user's loss.
+
+    Attributes:
+        population: `[rank]`, on the simplex.
+        strength: one number a user, `[users]`, not negative.
+    """
+
+    population: Tensor
+    strength: Tensor
+
+
+def simplex_weights(
+    choices: UserChoices,
+    projected: Tensor,
+    prior: SimplexPrior,
+    tolerance: float,
+    start: Tensor | None = None,
+    max_iterations: int = 60,
+) -> WeightsSolution:
+    """Minimize, for every user, the loss plus the prior's term over the simplex.
+
+    A primal-dual interior-point method (Nocedal and Wright 2006, chapter 19), all users of a block at once. The gap
+    is that of Frank and Wolfe, `max over k of gradient . (w - e_k)`, an upper bound for any convex objective
+    (Jaggi 2013, section 2).
+
+    Args:
+        choices: who chose.
+        projected: differences in coordinates of the basis, `[pairs, rank]`.
+        prior: what draws the weights together.
+        tolerance: gap at which a user is done.
+        start: weights to begin with, `[users, rank]`; the population where none is given.
+        max_iterations: of Newton steps.
+
+    Returns:
+        Weights in float64; a user without pairs gets the population and gap 0.
+    """
+    population = prior.population.double()
+    weights = population.expand(choices.users, -1).clone()
+    gap = torch.zeros(choices.users, dtype=torch.float64, device=weights.device)
+    for block in choices.blocks(projected, None):
+        begin = weights[block.users] if start is None else start[block.users].double()
+        strength = prior.strength.double()[block.users, None] * population
+        weights[block.users], gap[block.users] = _simplex_block(block, begin, strength, tolerance, max_iterations)
+    return WeightsSolution(weights, gap)
+
+
+def _simplex_block(
+    block: _Block, start: Tensor, prior: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Weights and gaps of one block; `prior` `[users, rank]` holds strength times population."""
+    rank = start.shape[1]
+    final = tolerance / (2 * rank)
+    # Start inside, with multipliers that explain the gradient there: exact when the start is the solution.
+    weights = start * (1 - _INSIDE) + _INSIDE / rank
+    gradient = block.gradient(block.margins(weights)) - prior / weights
+    dual = gradient - gradient.min(1, keepdim=True).values + final / weights
+    best, best_gap = weights.clone(), torch.full_like(weights[:, 0], torch.inf)
+    active = torch.arange(len(best), device=best.device)
+    for _ in range(max_iterations):
+        margin = block.margins(weights)
+        gradient = block.gradient(margin) - prior / weights
+        gap = (gradient * weights).sum(1) - gradient.min(1).values
+        better = gap < best_gap[active]
+        best[active[better]], best_gap[active[better]] = weights[better], gap[better]
+        left = torch.nonzero(gap > tolerance).flatten()
+        if len(left) == 0:
+            break
+        if len(left) < len(active):
+            block, active, prior = block.only(left), active[left], prior[left]
+            weights, dual, margin, gradient = weights[left], dual[left], margin[left], gradient[left]
+        weights, dual = _interior_step(block, weights, dual, prior, gradient, margin, final)
+    return best, best_gap
+
+
+def _interior_step(
+    block: _Block, weights: Tensor, dual: Tensor, prior: Tensor, gradient: Tensor, margin: Tensor, final: float
+) -> tuple[Tensor, Tensor]:
+    """One damped Newton step on the perturbed optimality conditions, toward a tenth of the complementarity."""
+    barrier = (0.1 * (weights * dual).mean(1, keepdim=True)).clamp(min=final)
+    hessian = block.hessian(margin) + torch.diag_embed(prior / weights**2 + dual / weights)
+    residual = barrier / weights - gradient
+    solution = torch.linalg.solve(hessian, torch.stack([residual, torch.ones_like(residual)], dim=2))
+    free, normal = solution.unbind(dim=2)
+    step = free - normal * (free.sum(1) / normal.sum(1))[:, None]
+    dual_step = barrier / weights - dual - dual / weights * step
+    length = _longest(weights, step)
+
+    def merit(point: Tensor) -> Tensor:
+        return block.loss(block.margins(point)) - ((prior + barrier) * point.log()).sum(1)
+
+    before, slope = merit(weights), -(residual * step).sum(1)
+    for _ in range(30):
+        short = merit(weights + length * step) > before + _ARMIJO * length[:, 0] * slope + 1e-13 * before.abs()
+        if not short.any():
+            break
+        length = torch.where(short[:, None], length / 2, length)
+    moved = weights + length * step
+    return moved / moved.sum(1, keepdim=True), dual + _longest(dual, dual_step) * dual_step
+
+
+def _longest(point: Tensor, step: Tensor) -> Tensor:
+    """The longest step up to 1 that keeps every coordinate positive, `[users, 1]`."""
+    shrink = (-step / point).max(dim=1, keepdim=True).values
+    return (_INTERIOR_STEP / shrink.clamp(min=_INTERIOR_STEP)).clamp(max=1.0)
+
+
+# --- the gaussian family ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Gaussian approximations of users' posteriors.
+
+    Attributes:
+        weights: modes, `[users, columns]`.
+        gap: upper bounds of how far each objective is above its minimum, `[users]`.
+        second_moment: sum over users with pairs of `mode mode^T + covariance`, `[columns, columns]`; zeros if it was
+            not asked for.
+    """
+
+    weights: Tensor
+    gap: Tensor
+    second_moment: Tensor
+
+
+def gaussian_weights(
+    choices: UserChoices,
+    projected: Tensor,
+    offset: Tensor,
+    tolerance: float,
+    *,
+    moments: bool = False,
+    max_iterations: int = 50,
+) -> Posterior:
+    """Minimize, for every user, `|w|^2 / 2` plus the summed loss: the posterior mode under w ~ N(0, I).
+
+    Newton's method with backtracking, all users of a block at once. As the objective is 1-strongly convex,
+    `|gradient|^2 / 2` bounds how far it is above its minimum.
+
+    Args:
+        choices: who chose; `share` holds what each pair counts in the sum (its weight over the tempering).
+        projected: differences in coordinates of the basis, `[pairs, columns]`.
+        offset: margin of the population direction, `[pairs]`.
+        tolerance: gap at which a user is done.
+        moments: whether to sum second moments.
+        max_iterations: of Newton steps.
+
+    Returns:
+        In float64; a user without pairs gets weights 0 (the population) and gap 0.
+    """
+    columns, device = projected.shape[1], projected.device
+    weights = torch.zeros(choices.users, columns, dtype=torch.float64, device=device)
+    gap = torch.zeros(choices.users, dtype=torch.float64, device=device)
+    moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+    for block in choices.blocks(projected, offset):
+        point = weights[block.users]
+        for iteration in range(max_iterations + 1):
+            margin = block.margins(point)
+            gradient = point + block.gradient(margin)
+            bound = gradient.square().sum(1) / 2
+            if iteration == max_iterations or bool((bound <= tolerance).all()):
+                break
+            point = _gaussian_step(block, point, margin, gradient)
+        weights[block.users], gap[block.users] = point, bound
+        if moments:
+            moment += point.T @ point + torch.linalg.inv(_precision(block.hessian(margin))).sum(0)
+    return Posterior(weights, gap, moment)
+
+
+def _gaussian_step(block: _Block, point: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
+    step = -torch.linalg.solve(_precision(block.hessian(margin)), gradient)
+    slope = (gradient * step).sum(1)
+
+    def objective(at: Tensor) -> Tensor:
+        return at.square().sum(1) / 2 + block.loss(block.margins(at))
+
+    before, length = objective(point), torch.ones_like(slope)
+    for _ in range(30):
+        short = objective(point + length[:, None] * step) > before + _ARMIJO * length * slope + 1e-13 * before.abs()
+        if not short.any():
+            break
+        length = torch.where(short, length / 2, length)
+    return point + length[:, None] * step
+
+
+def _precision(hessian: Tensor) -> Tensor:
+    """Posterior precision `I + hessian`, `[users, columns, columns]`."""
+    return hessian + torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+
+
+def gaussian_covariance(choices: UserChoices, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
+    """Laplace posterior covariance at `weights`, `[users, columns, columns]`; I for a user without pairs."""
+    columns = projected.shape[1]
+    covariance = torch.eye(columns, dtype=torch.float64, device=weights.device).repeat(choices.users, 1, 1)
+    for block in choices.blocks(projected, offset):
+        margin = block.margins(weights[block.users].double())
+        covariance[block.users] = torch.linalg.inv(_precision(block.hessian(margin)))
+    return covariance
+
+
+# --- the basis ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where `minimize` stopped.
+
+    Attributes:
+        point: in the shape of the start.
+        value: of the function there.
+        gap: `|gradient| |point| / value`, relative change of the value for a relative change of the point.
+        converged: whether the stopping rule was met.
+        history: value after each iteration, the start first.
+    """
+
+    point: Tensor
+    value: float
+    gap: float
+    converged: bool
+    history: list[float] = field(default_factory=list)
+
+
+def minimize(
+    function: Callable[[Tensor], ValueAndGradient],
+    start: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    memory: int = 10,
+) -> Minimum:
+    """Minimize a smooth function by limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.5) with backtracking.
+
+    Stops when the gap `|gradient| |point| / value` is at most `tolerance`, or when no step along the gradient lowers
+    the value any more (the limit of the dtype), which counts as converged only within ten times the tolerance.
+
+    Args:
+        function: value (a float64 scalar) and gradient (in the shape and dtype of its argument).
+        start: where to begin.
+        tolerance: of the gap; positive.
+        max_iterations: steps at most.
+        memory: pairs of steps and gradient changes that are kept.
+    """
+    point, (value, gradient) = start, function(start)
+    history, steps, changes = [float(value)], list[Tensor](), list[Tensor]()
+    gap = _relative_gradient(point, value, gradient)
+    converged = gap <= tolerance
+    while not converged and len(history) <= max_iterations:
+        step = _two_loop(gradient, steps, changes)
+        slope = float((step * gradient).sum())
+        moved = _backtrack(function, point, value, step, slope)
+        if moved is None and steps:
+            steps.clear()
+            changes.clear()
+            continue
+        if moved is None:
+            converged = gap <= 10 * tolerance
+            break
+        length, (value, fresh) = moved
+        steps.append(length * step)
+        changes.append(fresh - gradient)
+        if float((steps[-1] * changes[-1]).sum()) <= 1e-10 * float(changes[-1].square().sum()):
+            steps.pop()
+            changes.pop()
+        del steps[:-memory], changes[:-memory]
+        point, gradient = point + length * step, fresh
+        history.append(float(value))
+        gap = _relative_gradient(point, value, gradient)
+        converged = gap <= tolerance
+    return Minimum(point, float(value), gap, converged, history)
+
+
+def _relative_gradient(point: Tensor, value: Tensor, gradient: Tensor) -> float:
+    """`|gradient| |point| / value`; infinite at zero, where it would say nothing, unless the gradient is zero too."""
+    slope, size = float(gradient.norm()), float(point.norm())
+    if slope == 0 or size == 0:
+        return 0.0 if slope == 0 else float("inf")
+    return slope * size / max(abs(float(value)), torch.finfo(torch.float64).tiny)
+
+
+def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
+    """Minus the inverse Hessian estimate times the gradient."""
+    direction = -gradient
+    applied = []
+    for step, change in zip(reversed(steps), reversed(changes), strict=True):
+        share = (step * direction).sum() / (step * change).sum()
+        direction = direction - share * change
+        applied.append(share)
+    if steps:
+        direction = direction * ((steps[-1] * changes[-1]).sum() / changes[-1].square().sum())
+    for step, change, share in zip(steps, changes, reversed(applied), strict=True):
+        direction = direction + (share - (change * direction).sum() / (step * change).sum()) * step
+    return direction
+
+
+def _backtrack(
+    function: Callable[[Tensor], ValueAndGradient], point: Tensor, value: Tensor, step: Tensor, slope: float
+) -> tuple[float, ValueAndGradient] | None:
+    """A step length with sufficient decrease, and the function there; None if there is none."""
+    length = 1.0
+    for _ in range(40):
+        tried = function(point + length * step)
+        rise = float(tried.value - value)
+        if rise <= _ARMIJO * length * slope:
+            return length, tried
+        # The minimum of the parabola through both values and the slope, kept within a tenth and a half.
+        curvature = rise - length * slope
+        best = -slope * length / (2 * curvature) if curvature > 0 else 0.1
+        length *= min(max(best, 0.1), 0.5)
+    return None

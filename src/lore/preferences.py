@@ -1,0 +1,366 @@
+"""`Preferences`: the one table of raw comparisons, in which every prompt and response is held once."""
+
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, NewType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lore.errors import DataError
+from lore.files import replacing
+
+Turn = tuple[str, str]
+Turns = tuple[Turn, ...]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Place = NewType("Place", int)
+
+_WITHIN = 0.5  # share of ratings with another one to the same prompt, from which pairs are made within prompts
+ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
+
+
+def text_of(turns: Turns) -> str:
+    """The words of some turns, without their roles."""
+    return "\n".join(content for _, content in turns)
+
+
+def conversation_key(prompt: Turns, response: Turns) -> bytes:
+    """16 bytes that stand for a conversation, the same on every machine."""
+    text = json.dumps([prompt, response], ensure_ascii=True, separators=(",", ":"))
+    return blake2b(text.encode("ascii"), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that `lore check` says about a file.
+
+    Attributes:
+        kind: a few words, the same for all findings of a kind.
+        fatal: whether `lore train` refuses the file for it.
+        message: what is wrong, where, and what to do: one sentence.
+        count: how many rows it concerns.
+    """
+
+    kind: str
+    fatal: bool
+    message: str
+    count: int
+
+
+class Findings:
+    """Collects what is wrong with single rows, a few places of each kind."""
+
+    _EXAMPLES = 5
+
+    def __init__(self, origin: "Origin") -> None:
+        self.origin = origin
+        self._places: dict[tuple[str, bool, str], list[Place]] = {}
+        self._counts: dict[tuple[str, bool, str], int] = {}
+
+    def add(self, kind: str, place: Place, remedy: str, fatal: bool = True) -> None:
+        """Note that the row at `place` has a fault of this kind."""
+        key = (kind, fatal, remedy)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        places = self._places.setdefault(key, [])
+        if len(places) < self._EXAMPLES:
+            places.append(place)
+
+    def __iter__(self) -> Iterator[Finding]:
+        for (kind, fatal, remedy), places in self._places.items():
+            count = self._counts[kind, fatal, remedy]
+            yield Finding(kind, fatal, f"{self.origin.describe(places, count)}: {kind}; {remedy}", count)
+
+
+class Origin:
+    """Where rows came from: files, and the line or row in each."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.unit: list[str] = []
+        self._file: list[int] = []
+        self._number: list[int] = []
+
+    def open(self, name: str, unit: str) -> None:
+        """The rows that follow are from this file and counted in this unit ("line" or "row")."""
+        self.files.append(name)
+        self.unit.append(unit)
+
+    def at(self, number: int) -> Place:
+        """Note the next row; `number` counts from 1."""
+        self._file.append(len(self.files) - 1)
+        self._number.append(number)
+        return Place(len(self._number) - 1)
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def describe(self, places: Sequence[Place], count: int) -> str:
+        """For example `data.jsonl, lines 7, 9 and 12 more`."""
+        if not places:
+            return ", ".join(self.files)
+        file = self._file[places[0]]
+        numbers = [str(self._number[place]) for place in places if self._file[place] == file]
+        more = count - len(numbers)
+        listed = ", ".join(numbers) + (f" and {more} more" if more else "")
+        return f"{self.files[file]}, {self.unit[file]}{'s' if count > 1 else ''} {listed}"
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Who rated what how high, `[ratings]` each.
+
+    `across` says whether items of different prompts are compared: unless, for at least half of the ratings, the same
+    user rated another response to the same prompt.
+    """
+
+    user: Integers
+    row: Integers
+    rating: Floats
+    place: Integers
+    across: bool
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Comparisons ("this user chose this row over that one") or ratings, over conversations.
+
+    A *row* is a conversation: a prompt and a response. Indices are int64 arrays.
+
+    Attributes:
+        users: ids, in order of appearance.
+        prompts: distinct prompts, as turns.
+        responses: distinct responses, as turns.
+        row_prompt: prompt of each row, `[rows]`.
+        row_response: response of each row, `[rows]`.
+        row_group: what may not be split over train and test, `[rows]`.
+        user: who compared, `[comparisons]`.
+        chosen: preferred row, `[comparisons]`.
+        rejected: other row, `[comparisons]`.
+        weight: what the comparison counts, `[comparisons]`, not negative.
+        label: probability that chosen is preferred, `[comparisons]`.
+        place: for messages, `[comparisons]`.
+        ratings: given instead of comparisons, or None.
+        extra: columns that LoRe does not read, one list of values a column, aligned with comparisons or ratings.
+        origin: where the rows came from.
+    """
+
+    users: list[str]
+    prompts: list[Turns]
+    responses: list[Turns]
+    row_prompt: Integers
+    row_response: Integers
+    row_group: Integers
+    user: Integers
+    chosen: Integers
+    rejected: Integers
+    weight: Floats
+    label: Floats
+    place: Integers
+    ratings: Ratings | None
+    extra: dict[str, list[Any]]
+    origin: Origin = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ratings) if self.ratings is not None else len(self.user)
+
+    @property
+    def rows(self) -> int:
+        """Number of distinct conversations."""
+        return len(self.row_prompt)
+
+    def conversation(self, row: int) -> tuple[Turns, Turns]:
+        """Prompt and response of a row."""
+        return self.prompts[self.row_prompt[row]], self.responses[self.row_response[row]]
+
+    def conversation_keys(self) -> list[bytes]:
+        """`conversation_key` of every row."""
+        return [conversation_key(*self.conversation(row)) for row in range(self.rows)]
+
+    def fingerprint(self) -> str:
+        """The same for the same comparisons by the same users, and for nothing else."""
+        digest = blake2b(digest_size=16)
+        for key in self.conversation_keys():
+            digest.update(key)
+        digest.update("\0".join(self.users).encode("utf-8", "surrogatepass"))
+        columns = [self.row_group, self.user, self.chosen, self.rejected, self.weight, self.label]
+        if self.ratings is not None:
+            columns += [self.ratings.user, self.ratings.row, self.ratings.rating]
+        for column in columns:
+            digest.update(column.tobytes())
+        return digest.hexdigest()
+
+    def to_parquet(self, path: Path) -> None:
+        """Write the table so that `lore.load` reads it again."""
+        with replacing(path) as beside:
+            pq.write_table(self._table(), beside, compression="zstd")
+
+    def _table(self) -> pa.Table:
+        turn = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+        prompts = pa.array([_as_messages(turns) for turns in self.prompts], type=turn)
+        responses = pa.array([_as_messages(turns) for turns in self.responses], type=turn)
+        users = pa.array(self.users, type=pa.string())
+        groups = [f"g{group}" for group in self.row_group.tolist()]
+        if self.ratings is not None:
+            columns = {
+                "user_id": users.take(pa.array(self.ratings.user)),
+                "prompt": prompts.take(pa.array(self.row_prompt[self.ratings.row])),
+                "response": responses.take(pa.array(self.row_response[self.ratings.row])),
+                "rating": pa.array(self.ratings.rating),
+                "group": pa.array([groups[row] for row in self.ratings.row]),
+            }
+        else:
+            columns = {
+                "user_id": users.take(pa.array(self.user)),
+                "prompt": prompts.take(pa.array(self.row_prompt[self.chosen])),
+                "chosen": responses.take(pa.array(self.row_response[self.chosen])),
+                "rejected": responses.take(pa.array(self.row_response[self.rejected])),
+                "weight": pa.array(self.weight),
+                "label": pa.array(self.label),
+                "group": pa.array([groups[row] for row in self.chosen]),
+            }
+        for name, values in self.extra.items():
+            columns[name] = _column(values)
+        return pa.table(columns)
+
+
+def _as_messages(turns: Turns) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """An Arrow column; values of mixed types are kept as JSON text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else json.dumps(value, default=str) for value in values])
+
+
+class PreferencesBuilder:
+    """Collects rows and comparisons, keeping every prompt, response and conversation once."""
+
+    def __init__(self, origin: Origin | None = None) -> None:
+        self.origin = origin or Origin()
+        self._users: dict[str, int] = {}
+        self._prompts: dict[Turns, int] = {}
+        self._responses: dict[Turns, int] = {}
+        self._rows: dict[tuple[int, int], int] = {}
+        self._groups: list[tuple[int, str]] = []
+        self._user, self._chosen, self._rejected, self._place = (array("q") for _ in range(4))
+        self._weight, self._label = array("d"), array("d")
+        self._rater, self._rated, self._rating_place = (array("q") for _ in range(3))
+        self._rating = array("d")
+        self._extra: dict[str, list[Any]] = {}
+
+    def row(self, prompt: Turns, response: Turns, group: str | None = None) -> int:
+        """The number of a conversation; a `group` given here replaces the prompt as what may not be split."""
+        key = (
+            self._prompts.setdefault(prompt, len(self._prompts)),
+            self._responses.setdefault(response, len(self._responses)),
+        )
+        row = self._rows.setdefault(key, len(self._rows))
+        if group is not None:
+            self._groups.append((row, group))
+        return row
+
+    def compare(
+        self, user: str, chosen: int, rejected: int, place: Place, *, weight: float = 1.0, label: float = 1.0
+    ) -> None:
+        """Add "`user` chose row `chosen` over row `rejected`"."""
+        self._user.append(self._users.setdefault(user, len(self._users)))
+        self._chosen.append(chosen)
+        self._rejected.append(rejected)
+        self._weight.append(weight)
+        self._label.append(label)
+        self._place.append(place)
+
+    def rate(self, user: str, row: int, rating: float, place: Place) -> None:
+        """Add "`user` gave this row this rating"."""
+        self._rater.append(self._users.setdefault(user, len(self._users)))
+        self._rated.append(row)
+        self._rating.append(rating)
+        self._rating_place.append(place)
+
+    def keep(self, extra: Mapping[str, Any]) -> None:
+        """Columns that LoRe does not read, of the comparison or rating that was added last."""
+        count = len(self._user) + len(self._rater)
+        for name, value in extra.items():
+            column = self._extra.setdefault(name, [])
+            column.extend([None] * (count - 1 - len(column)))
+            column.append(value)
+
+    def build(self) -> Preferences:
+        """The finished table.
+
+        Raises:
+            DataError: comparisons and ratings are mixed.
+        """
+        if self._user and self._rater:
+            raise DataError(f"{self.origin.describe([], 0)}: comparisons and ratings in one table; load them apart")
+        count = len(self._user) + len(self._rater)
+        rows = np.array(list(self._rows), dtype=np.int64).reshape(-1, 2)
+        ratings = self._built_ratings(rows[:, 0])
+        return Preferences(
+            users=list(self._users),
+            prompts=list(self._prompts),
+            responses=list(self._responses),
+            row_prompt=rows[:, 0],
+            row_response=rows[:, 1],
+            row_group=self._row_groups(rows[:, 0], across=ratings is not None and ratings.across),
+            user=np.array(self._user, dtype=np.int64),
+            chosen=np.array(self._chosen, dtype=np.int64),
+            rejected=np.array(self._rejected, dtype=np.int64),
+            weight=np.array(self._weight, dtype=np.float64),
+            label=np.array(self._label, dtype=np.float64),
+            place=np.array(self._place, dtype=np.int64),
+            ratings=ratings,
+            extra={name: column + [None] * (count - len(column)) for name, column in self._extra.items()},
+            origin=self.origin,
+        )
+
+    def _built_ratings(self, row_prompt: Integers) -> Ratings | None:
+        if not self._rater:
+            return None
+        user, row, place = (
+            np.array(column, dtype=np.int64) for column in (self._rater, self._rated, self._rating_place)
+        )
+        prompts = list(self._prompts)
+        prompt = np.where([bool(prompts[at]) for at in row_prompt], row_prompt, -1)[row]
+        _, judged, counts = np.unique(np.stack([user, prompt]), axis=1, return_inverse=True, return_counts=True)
+        compared = (counts[judged.ravel()] > 1) & (prompt >= 0)
+        return Ratings(user, row, np.array(self._rating), place, across=float(compared.mean()) < _WITHIN)
+
+    def _row_groups(self, row_prompt: Integers, across: bool) -> Integers:
+        """By explicit groups where given (rows that share one are joined), else the prompt, or the item itself."""
+        rows = len(row_prompt)
+        if not self._groups:
+            return np.arange(rows) if across else row_prompt.copy()
+        return _joined(rows, self._groups)
+
+
+def _joined(rows: int, groups: Sequence[tuple[int, str]]) -> Integers:
+    """Connected components of rows that share a group, numbered from 0."""
+    parent = list(range(rows))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[str, int] = {}
+    for row, group in groups:
+        parent[root(row)] = root(first.setdefault(group, row))
+    return np.unique([root(row) for row in range(rows)], return_inverse=True)[1].astype(np.int64)
+
+
+FormatName = Literal["comparisons", "unpaired", "ranked", "ratings", "personalllm", "prism", "tldr"]

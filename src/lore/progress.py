@@ -1,0 +1,14 @@
+"""How long work says how far it is: a function that is called with task, done and total."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told of every step of a long task."""
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """`done` of `total` steps of `task` are finished."""
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """Says nothing: what library functions do unless they are given something better."""

@@ -1,0 +1,420 @@
+"""What was found, honestly: `report.json` for machines and one self-contained `report.html` for people."""
+
+import importlib.util
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lore.errors import MissingExtra
+from lore.evaluate import Gain, Result, Sweep, gain
+from lore.files import write_json, write_text
+from lore.pairs import Pairs, Split
+from lore.preferences import Preferences, text_of
+
+SETTINGS = {
+    "seen_train": ("seen, train", "what the basis was learned from"),
+    "seen_test": ("seen, test", "the same people on held-out groups"),
+    "unseen_shots": ("unseen, shots", "new people on the few comparisons they were learned from"),
+    "unseen_test": ("unseen, test", "new people on held-out groups"),
+}
+_CONTROLS = ("wrong_user", "shuffled", "length")
+_BLUE, _ORANGE, _GREY = "#2563a8", "#c2562d", "#8a94a3"
+_EXCERPT = 320
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that a report tells.
+
+    Attributes:
+        title: of the data.
+        split: the four parts.
+        sweep: results and fits.
+        counts: from `lore check`.
+        warnings: from `lore check`.
+        encoder: fingerprint.
+        config: the arguments of the run.
+        seconds: spent in each phase.
+        version: of LoRe.
+        texts: conversations, for the directions; None if they are to stay out of the report.
+        pairs: whose rows are these conversations.
+    """
+
+    title: str
+    split: Split
+    sweep: Sweep
+    counts: dict[str, Any]
+    warnings: list[str]
+    encoder: dict[str, Any]
+    config: dict[str, Any]
+    seconds: dict[str, float]
+    version: str
+    texts: Preferences | None = None
+    pairs: Pairs | None = field(default=None, repr=False)
+
+
+def require_plotting() -> None:
+    """Refuse early where a report could not be drawn.
+
+    Raises:
+        MissingExtra: matplotlib or jinja2 is not installed.
+    """
+    for package in ("matplotlib", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "report")
+
+
+def finding(sweep: Sweep) -> str:
+    """One plain sentence: whether personalizing helps, whom, and by how much."""
+    whom = "new people" if _has_unseen(sweep) else "the people it learned from"
+    found = headline(sweep)
+    interval = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    if found.low > 0:
+        return f"Personalizing helps {whom} by {interval} over one model for all."
+    if found.high < 0:
+        return f"Personalizing hurts {whom}: {interval} against one model for all."
+    return f"Personalizing does not measurably help {whom}: {interval} against one model for all."
+
+
+def headline(sweep: Sweep) -> Gain:
+    """Gain of the chosen model over pooled, on held-out groups."""
+    return gain(sweep.per_user, sweep.baseline)
+
+
+def _has_unseen(sweep: Sweep) -> bool:
+    return any(result.setting == "unseen_test" for result in sweep.results)
+
+
+def write_report(folder: Path, summary: Summary) -> None:
+    """Write `report.json` and `report.html` into a folder, each whole or not at all."""
+    write_text(folder / "report.html", _html(summary))
+    write_json(folder / "report.json", report_json(summary))
+
+
+def report_json(summary: Summary) -> dict[str, Any]:
+    """The content of `report.json` (DESIGN section 6)."""
+    found = headline(summary.sweep)
+    return {
+        "lore": summary.version,
+        "finding": finding(summary.sweep),
+        "gain": {
+            "mean": _finite(found.mean),
+            "low": _finite(found.low),
+            "high": _finite(found.high),
+            "users": found.users,
+        },
+        "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},
+        "warnings": summary.warnings,
+        "encoder": summary.encoder,
+        "config": summary.config,
+        "chosen": {"family": summary.sweep.chosen.basis.family, "rank": summary.sweep.chosen.basis.rank},
+        "fits": [
+            {
+                "rank": fit.basis.rank,
+                "family": fit.basis.family,
+                "strength": fit.strength,
+                "weight_strength": fit.weight_strength,
+                "validation": fit.validation,
+                "objective": fit.objective,
+                "gap": _finite(fit.gap),
+                "converged": fit.converged,
+            }
+            for fit in summary.sweep.fits
+        ],
+        "results": [
+            {name: _finite(value) if isinstance(value, float) else value for name, value in result.to_json().items()}
+            for result in summary.sweep.results
+        ],
+        "seconds": summary.seconds,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: what is not known is null."""
+    return value if np.isfinite(value) else None
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def _html(summary: Summary) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lore"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    sweep, parts = summary.sweep, summary.split.parts()
+    settings = [name for name in SETTINGS if len(parts[name])]
+    return environment.get_template("report.html").render(
+        title=summary.title,
+        finding=finding(sweep),
+        explanation=_explanation(summary),
+        counts=_count_tiles(summary),
+        settings=[
+            {
+                "label": SETTINGS[name][0],
+                "meaning": SETTINGS[name][1],
+                "users": int((parts[name].counts > 0).sum()),
+                "pairs": f"{len(parts[name]):,}",
+            }
+            for name in settings
+        ],
+        rows=list(_rows(sweep, settings)),
+        plots=_plots(summary, settings),
+        controls=list(_control_lines(sweep)),
+        directions=list(_directions(summary)),
+        warnings=summary.warnings,
+        made=_made(summary),
+    )
+
+
+def _explanation(summary: Summary) -> str:
+    chosen = summary.sweep.chosen
+    kind = f"{chosen.basis.family} model of rank {chosen.basis.rank}"
+    return (
+        f"The {kind} against pooled Bradley-Terry, one reward for everybody, on held-out groups of "
+        f"{summary.sweep.per_user.users} people. All choices of strength and rank were made inside the training part."
+    )
+
+
+def _count_tiles(summary: Summary) -> list[tuple[str, str]]:
+    counts = summary.counts
+    tiles = [
+        ("people", f"{counts['users']:,}"),
+        ("ratings" if counts["ratings"] else "comparisons", f"{counts['comparisons']:,}"),
+        ("responses", f"{counts['conversations']:,}"),
+        ("pairs dropped", f"{summary.split.dropped:,}"),
+    ]
+    if counts["disagreement"] is not None:
+        tiles.append(("two people disagree", f"{counts['disagreement']:.0%}"))
+    return tiles
+
+
+def _made(summary: Summary) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in summary.encoder.items())
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary.seconds.items())
+    return f"LoRe {summary.version}, seed {summary.config.get('seed')}. Encoder: {versions}. Time: {seconds}."
+
+
+def _label(result: Result) -> str:
+    names = {
+        "reference": "reference (the reward model's own head)",
+        "pooled": "pooled, one model for all",
+        "per_user": "per user, own comparisons alone",
+        "wrong_user": "control: another user's weights",
+        "shuffled": "control: shuffled choices",
+        "length": "control: the longer response",
+    }
+    return names.get(result.model, f"{result.model}, rank {result.rank}")
+
+
+def _rows(sweep: Sweep, settings: Sequence[str]) -> Iterator[dict[str, Any]]:
+    rows: dict[tuple[str, int | None], dict[str, Result]] = {}
+    for result in sweep.results:
+        if result.shots is None:
+            rows.setdefault((result.model, result.rank), {})[result.setting] = result
+    chosen = sweep.chosen.basis
+    for (model, rank), cells in rows.items():
+        yield {
+            "label": _label(next(iter(cells.values()))),
+            "chosen": (model, rank) == (chosen.family, chosen.rank),
+            "cells": [cells.get(setting) for setting in settings],
+        }
+
+
+def _control_lines(sweep: Sweep) -> Iterator[str]:
+    meanings = {
+        "wrong_user": "With another person's weights, accuracy should fall to that of pooled or below",
+        "shuffled": "Learned from choices that a coin made, accuracy should be near 50 %",
+        "length": "If the longer response always won, accuracy would be",
+    }
+    for result in sweep.results:
+        if result.model in _CONTROLS and result.setting == ("unseen_test" if _has_unseen(sweep) else "seen_test"):
+            yield (
+                f"{meanings[result.model]}: {result.accuracy:.1%} "
+                f"({SETTINGS[result.setting][0]}; 95 % interval {result.low:.1%} to {result.high:.1%})."
+            )
+
+
+def _directions(summary: Summary) -> Iterator[dict[str, Any]]:
+    """The responses that each direction sets apart from the population's reward; at most eight directions."""
+    if summary.texts is None or summary.pairs is None:
+        return
+    basis, weights = summary.sweep.chosen.basis, summary.sweep.chosen.weights
+    vectors = summary.pairs.vectors
+    rewards = basis.coordinates(vectors)
+    if basis.family == "simplex":
+        rewards = rewards - rewards @ basis.population.to(rewards)[:, None]
+    for column in range(min(basis.rank, 8)):
+        order = rewards[:, column].argsort(descending=True).tolist()
+        texts = [text_of(summary.texts.conversation(row)[1]).strip() for row in order]
+        distinct = list(dict.fromkeys(text for text in texts if text))
+        share = f"{float(weights[:, column].mean()):.0%} of the weights" if basis.family == "simplex" else ""
+        yield {
+            "share": share,
+            "most": [_excerpt(text) for text in distinct[:_SHOWN]],
+            "least": [_excerpt(text) for text in distinct[::-1][:_SHOWN]],
+        }
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1].rstrip() + "…"
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+
+def _plots(summary: Summary, settings: Sequence[str]) -> dict[str, str]:
+    sweep = summary.sweep
+    return {
+        "rank": _rank_plot(sweep, settings),
+        "gain": _gain_plot(sweep, settings),
+        "shots": _shots_plot(sweep),
+        "people": _people_plot(sweep),
+        "map": _map_plot(sweep),
+    }
+
+
+def _new_axes(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6eaef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an `svg` element; texts stay texts, and nothing depends on the time of day."""
+    import matplotlib as mpl
+
+    target = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lore", "font.family": "sans-serif"}):
+        figure.savefig(target, format="svg", metadata={"Date": None}, transparent=True)
+    return target.getvalue()[target.getvalue().index("<svg") :]
+
+
+_STYLES = {
+    "seen_train": (_GREY, ":", "o"),
+    "seen_test": (_BLUE, "-", "o"),
+    "unseen_shots": (_GREY, "--", "s"),
+    "unseen_test": (_ORANGE, "-", "s"),
+}
+
+
+def _rank_plot(sweep: Sweep, settings: Sequence[str]) -> str:
+    figure, axes = _new_axes()
+    fitted = [
+        result
+        for result in sweep.results
+        if result.shots is None and result.model in ("reference", "pooled", "simplex", "gaussian")
+    ]
+    ranks = sorted({(result.model != "reference", result.model == "gaussian", result.rank or 0) for result in fitted})
+    places = {key: place for place, key in enumerate(ranks)}
+    for setting in settings:
+        found = [result for result in fitted if result.setting == setting]
+        x = [places[result.model != "reference", result.model == "gaussian", result.rank or 0] for result in found]
+        y = np.array([100 * result.accuracy for result in found])
+        error = np.array([[100 * (r.accuracy - r.low), 100 * (r.high - r.accuracy)] for r in found]).T
+        color, line, marker = _STYLES[setting]
+        axes.errorbar(x, y, error, color=color, linestyle=line, marker=marker, capsize=3, label=SETTINGS[setting][0])
+    axes.set_xticks(range(len(ranks)), [_rank_name(key) for key in ranks])
+    axes.set_xlabel("rank")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _rank_name(key: tuple[bool, bool, int]) -> str:
+    fitted, gaussian, rank = key
+    if not fitted:
+        return "reference"
+    return f"gaussian {rank}" if gaussian else "pooled" if rank == 1 else str(rank)
+
+
+def _gain_plot(sweep: Sweep, settings: Sequence[str]) -> str:
+    tested = [setting for setting in settings if setting.endswith("test")]
+    shown = [
+        result
+        for result in sweep.results
+        if result.shots is None and result.gain is not None and result.setting in tested and result.model != "shuffled"
+    ]
+    labels = list(dict.fromkeys(_short(result) for result in shown))
+    figure, axes = _new_axes(height=0.5 + 0.42 * max(len(labels), 3))
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color="#1c2430", linewidth=0.8)
+    for number, setting in enumerate(tested):
+        found = [result for result in shown if result.setting == setting]
+        x = np.array([100 * (result.gain or 0.0) for result in found])
+        ends = np.array([[100 * (r.gain_low or 0.0), 100 * (r.gain_high or 0.0)] for r in found]).T
+        y = [labels.index(_short(result)) + 0.24 * (number - 0.5) for result in found]
+        color, _, marker = _STYLES[setting]
+        axes.errorbar(x, y, xerr=np.abs(ends - x), fmt=marker, color=color, capsize=3, label=SETTINGS[setting][0])
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("gain over pooled, points")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _short(result: Result) -> str:
+    return (
+        f"{result.model} {result.rank}" if result.model in ("simplex", "gaussian") else result.model.replace("_", " ")
+    )
+
+
+def _shots_plot(sweep: Sweep) -> str:
+    found = [result for result in sweep.results if result.shots is not None]
+    if not found:
+        return ""
+    figure, axes = _new_axes()
+    shots = [result.shots or 0 for result in found]
+    y = np.array([100 * result.accuracy for result in found])
+    error = np.array([[100 * (r.accuracy - r.low), 100 * (r.high - r.accuracy)] for r in found]).T
+    axes.errorbar(
+        shots, y, error, color=_ORANGE, marker="s", capsize=3, label=f"{found[0].model}, rank {found[0].rank}"
+    )
+    pooled = next(r for r in sweep.results if r.model == "pooled" and r.setting == "unseen_test")
+    axes.axhline(100 * pooled.accuracy, color=_GREY, linestyle="--", label="pooled")
+    axes.set_xscale("log")
+    axes.set_xticks(shots, [str(count) for count in shots])
+    axes.minorticks_off()
+    axes.set_xlabel("comparisons of a new person")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _people_plot(sweep: Sweep) -> str:
+    difference = 100 * (sweep.per_user.per_user - sweep.baseline.per_user)
+    values = difference[difference.isfinite()].numpy()
+    figure, axes = _new_axes()
+    edges = np.linspace(-1, 1, 26) * max(float(np.abs(values).max(initial=0.0)), 1.0)
+    axes.hist(values[values < 0], bins=edges, color=_ORANGE, label=f"worse: {(values < 0).sum()} people")
+    axes.hist(values[values >= 0], bins=edges, color=_BLUE, label=f"same or better: {(values >= 0).sum()} people")
+    axes.set_xlabel("gain over pooled, points")
+    axes.set_ylabel("people")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _map_plot(sweep: Sweep) -> str:
+    weights = sweep.chosen.weights.double()
+    if weights.shape[1] < 2 or len(weights) < 3:
+        return ""
+    centered = weights - weights.mean(0)
+    places = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T
+    figure, axes = _new_axes()
+    strongest = weights[:, : sweep.chosen.basis.rank].argmax(1)
+    axes.scatter(places[:, 0], places[:, 1], c=strongest, cmap="tab10", vmin=0, vmax=9, s=14, alpha=0.8, linewidths=0)
+    axes.set_xlabel("first component")
+    axes.set_ylabel("second component")
+    return _svg(figure)

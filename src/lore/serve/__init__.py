@@ -1,0 +1,1 @@
+"""Personal rewards over HTTP: the application, its page, and a client."""

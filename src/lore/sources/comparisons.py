@@ -1,0 +1,58 @@
+"""TRL's preference rows: `user_id` with `chosen` and `rejected`, and `prompt` explicit or implicit."""
+
+from hashlib import blake2b
+
+from lore.preferences import PreferencesBuilder, Turns
+from lore.sources.fields import Row
+
+_READ = frozenset({"user_id", "prompt", "chosen", "rejected", "group", "weight", "label"})
+
+
+class Parser:
+    """Adds comparisons to a builder, one row at a time; remembers ids to find one that stands for two contents."""
+
+    def __init__(self, builder: PreferencesBuilder) -> None:
+        self._builder = builder
+        self._contents: dict[str, bytes] = {}
+
+    def parse(self, row: Row) -> None:
+        """Add the comparison of one row.
+
+        Raises:
+            Rejected: the row cannot be used.
+        """
+        user = row.identifier("user_id")
+        prompt, chosen, rejected = _sides(row)
+        weight = row.number("weight", 1.0, 0, float("inf"))
+        label = row.number("label", 1.0, 0, 1)
+        group = row.group()
+        if row.record.get("comparison_id") is not None:
+            self._check_id(row, repr((user, prompt, chosen, rejected, label)))
+        builder = self._builder
+        sides = builder.row(prompt, chosen, group), builder.row(prompt, rejected, group)
+        builder.compare(user, *sides, row.place, weight=weight, label=label)
+        builder.keep(row.extra(_READ))
+
+    def _check_id(self, row: Row, content: str) -> None:
+        digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if self._contents.setdefault(row.identifier("comparison_id"), digest) != digest:
+            raise row.fail("`comparison_id` stands for another comparison before", "give each comparison its own id")
+
+
+def _sides(row: Row) -> tuple[Turns, Turns, Turns]:
+    """Prompt, chosen and rejected response; an implicit prompt is what both sides begin with."""
+    raw_chosen, raw_rejected = row.required("chosen"), row.required("rejected")
+    if isinstance(raw_chosen, str) != isinstance(raw_rejected, str):
+        raise row.fail(
+            "chosen and rejected are of different types, one a text and one a list",
+            "store both alike, or a model learns the type instead of the taste",
+        )
+    chosen = row.checked_turns("chosen", raw_chosen, "assistant")
+    rejected = row.checked_turns("rejected", raw_rejected, "assistant")
+    prompt = row.prompt()
+    if prompt or isinstance(raw_chosen, str):
+        return prompt, chosen, rejected
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]

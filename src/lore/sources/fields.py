@@ -1,0 +1,125 @@
+"""One field of one record: what is allowed in it, and what is said when it is something else."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lore.preferences import ROLES, Findings, Place, Turns
+
+Record = Mapping[str, Any]
+
+_MOST_CHARACTERS = 1_000_000
+_UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_IDENTIFIERS = (str, int)
+
+
+class Rejected(Exception):  # noqa: N818 - not an error: it ends one row, quietly
+    """This row cannot be used; the reason has been noted. Never leaves `lore.sources`."""
+
+
+class Row:
+    """A record at its place; every getter notes what is wrong before it gives up on the row."""
+
+    def __init__(self, place: Place, record: Record, findings: Findings) -> None:
+        self.place, self.record, self._findings = place, record, findings
+
+    def fail(self, kind: str, remedy: str) -> Rejected:
+        """Note a fault and return the exception to raise."""
+        self._findings.add(kind, self.place, remedy)
+        return Rejected()
+
+    def warn(self, kind: str, remedy: str) -> None:
+        """Note something that does not keep the row from being used."""
+        self._findings.add(kind, self.place, remedy, fatal=False)
+
+    def required(self, name: str) -> Any:
+        """The value of a field that must be there and must not be null."""
+        if name not in self.record:
+            raise self.fail(f"missing field `{name}`", f"add it, or name the column that holds it (--{_option(name)})")
+        if self.record[name] is None:
+            raise self.fail(f"null in `{name}`", "fill it in or drop the row")
+        return self.record[name]
+
+    def text(self, name: str) -> str:
+        """A required string."""
+        return self.checked_text(name, self.required(name))
+
+    def checked_text(self, name: str, value: Any) -> str:
+        """`value` if it is a usable text."""
+        if not isinstance(value, str):
+            raise self.fail(f"`{name}` is a {_kind(value)} where a text belongs", "store the text itself")
+        if len(value) > _MOST_CHARACTERS:
+            raise self.fail(f"`{name}` is longer than {_MOST_CHARACTERS:,} characters", "shorten it or drop the row")
+        if _UNUSABLE.search(value):
+            raise self.fail(f"`{name}` holds control characters or half a surrogate pair", "clean the text")
+        return value
+
+    def identifier(self, name: str) -> str:
+        """A required id: a string that is not blank, or a whole number."""
+        value = self.required(name)
+        if not isinstance(value, _IDENTIFIERS) or isinstance(value, bool):
+            raise self.fail(f"`{name}` is a {_kind(value)} where an id belongs", "use a string or a whole number")
+        if not str(value).strip():
+            raise self.fail(f"empty `{name}`", "fill it in or drop the row")
+        return self.checked_text(name, str(value))
+
+    def number(self, name: str, default: float | None, low: float, high: float) -> float:
+        """A finite number within bounds; `default` where the field is absent or null, unless that is None."""
+        value = self.record.get(name)
+        if value is None and default is not None:
+            return default
+        value = self.required(name)
+        try:
+            number = float(value) if not isinstance(value, bool) else math.nan
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number) or not low <= number <= high:
+            rule = f"a number from {low:g} to {high:g}" if math.isfinite(high) else "a finite number"
+            rule += " that is not negative" if low == 0 and not math.isfinite(high) else ""
+            raise self.fail(f"`{name}` is not {rule}", "correct it or drop the row")
+        return number
+
+    def turns(self, name: str, role: str) -> Turns:
+        """A text, as one turn of `role`, or a list of chat turns."""
+        return self.checked_turns(name, self.required(name), role)
+
+    def checked_turns(self, name: str, value: Any, role: str) -> Turns:
+        """`value`, a text or a list of chat turns, as turns."""
+        if isinstance(value, list | tuple):
+            if not value:
+                raise self.fail(f"`{name}` is an empty list of turns", "drop the row, or use an empty text")
+            return tuple(self._turn(name, turn) for turn in value)
+        return ((role, self.checked_text(name, value)),)
+
+    def _turn(self, name: str, turn: Any) -> tuple[str, str]:
+        if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
+            raise self.fail(
+                f"`{name}` is a list, but not of chat turns", 'write a text, or turns {"role": ..., "content": ...}'
+            )
+        if turn["role"] not in ROLES:
+            raise self.fail(f"unknown role {turn['role']!r} in `{name}`", f"use {', '.join(sorted(ROLES))}")
+        return turn["role"], self.checked_text(f"{name}.content", turn["content"])
+
+    def prompt(self) -> Turns:
+        """The prompt's turns; none where there is no prompt, or an empty one."""
+        if self.record.get("prompt") is None or self.record["prompt"] == "":
+            return ()
+        return self.turns("prompt", "user")
+
+    def group(self) -> str | None:
+        """The explicit group, or None."""
+        return None if self.record.get("group") is None else self.identifier("group")
+
+    def extra(self, read: frozenset[str]) -> dict[str, Any]:
+        """The columns that are not in `read`."""
+        return {name: value for name, value in self.record.items() if name not in read}
+
+
+def _option(name: str) -> str:
+    return f"{name.removesuffix('_id')}-column"
+
+
+def _kind(value: Any) -> str:
+    names = {list: "list", dict: "JSON object", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,47 @@
+"""Rows in which a user judges single responses: thumbs, ranked lists, ratings in one table."""
+
+from lore.preferences import PreferencesBuilder
+from lore.sources.fields import Row
+
+_THUMB = frozenset({"user_id", "prompt", "completion", "label", "group"})
+_RANKED = frozenset({"user_id", "prompt", "responses", "group", "weight"})
+_RATED = frozenset({"user_id", "prompt", "response", "rating", "group"})
+_TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
+
+
+def parse_unpaired(row: Row, builder: PreferencesBuilder) -> None:
+    """TRL's unpaired row: `completion` and a boolean `label`; liked ones are set against disliked ones."""
+    user = row.identifier("user_id")
+    completion = builder.row(row.prompt(), row.turns("completion", "assistant"), row.group())
+    label = row.required("label")
+    if isinstance(label, str):
+        label = _TRUE_FALSE.get(label.strip().lower(), label)
+    if not isinstance(label, bool):
+        raise row.fail("`label` is not true or false", "use true for a liked and false for a disliked completion")
+    builder.rate(user, completion, float(label), row.place)
+    builder.keep(row.extra(_THUMB))
+
+
+def parse_ranked(row: Row, builder: PreferencesBuilder) -> None:
+    """A list of `responses`, best first: every earlier response is chosen over every later one."""
+    user, group = row.identifier("user_id"), row.group()
+    weight = row.number("weight", 1.0, 0, float("inf"))
+    responses = row.required("responses")
+    if not isinstance(responses, list | tuple) or len(responses) < 2:
+        raise row.fail("`responses` is not a list of two or more", "list the responses, the best first")
+    prompt = row.prompt()
+    turns = [row.checked_turns("responses", response, "assistant") for response in responses]
+    rows = [builder.row(prompt, response, group) for response in turns]
+    extra = row.extra(_RANKED)
+    for better in range(len(rows)):
+        for worse in range(better + 1, len(rows)):
+            builder.compare(user, rows[better], rows[worse], row.place, weight=weight)
+            builder.keep(extra)
+
+
+def parse_rating(row: Row, builder: PreferencesBuilder) -> None:
+    """One rating of one response, higher is better."""
+    user = row.identifier("user_id")
+    response = builder.row(row.prompt(), row.turns("response", "assistant"), row.group())
+    builder.rate(user, response, row.number("rating", None, -float("inf"), float("inf")), row.place)
+    builder.keep(row.extra(_RATED))

@@ -1,0 +1,50 @@
+"""PRISM (HannahRoseKirk/prism-alignment): conversations in which a person chooses one of several replies a turn.
+
+Reads `conversations.jsonl`; `survey.jsonl` and `utterances.jsonl` may lie beside it. One comparison for every reply
+that was not chosen, both sides rendered alike; the history before a turn is made of the chosen replies. The group is
+the conversation, so that turns of one dialog are never split.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lore.preferences import Findings, PreferencesBuilder, Turn
+from lore.sources.fields import Rejected, Row
+from lore.sources.records import read_records
+
+FILES = frozenset({"conversations.jsonl", "survey.jsonl", "utterances.jsonl"})
+
+
+def parse_folder(folder: Path, builder: PreferencesBuilder, findings: Findings) -> None:
+    """Add all comparisons of a folder; a conversation with a fault is noted and left out."""
+    for place, record in read_records(folder / "conversations.jsonl", builder.origin, findings):
+        row = Row(place, record, findings)
+        try:
+            _parse_conversation(row, builder)
+        except Rejected:
+            continue
+
+
+def _parse_conversation(row: Row, builder: PreferencesBuilder) -> None:
+    user, dialog = row.identifier("user_id"), row.identifier("conversation_id")
+    turns: dict[int, list[Mapping[str, Any]]] = {}
+    for utterance in row.required("conversation_history"):
+        turns.setdefault(int(utterance["turn"]), []).append(utterance)
+    history: list[Turn] = []
+    for number in sorted(turns):
+        said = [entry for entry in turns[number] if entry["role"] == "user"]
+        replies = [entry for entry in turns[number] if entry["role"] == "model"]
+        chosen = [entry for entry in replies if entry.get("if_chosen")]
+        if len(said) != 1 or len(chosen) != 1:
+            row.warn("a turn without exactly one chosen reply", "it and what follows in its conversation are left out")
+            return
+        history.append(("user", row.checked_text("content", said[0]["content"])))
+        reply: Turn = ("assistant", row.checked_text("content", chosen[0]["content"]))
+        for other in replies:
+            if other is not chosen[0]:
+                rejected: Turn = ("assistant", row.checked_text("content", other["content"]))
+                rows = [builder.row(tuple(history), (side,), dialog) for side in (reply, rejected)]
+                builder.compare(user, rows[0], rows[1], row.place)
+                builder.keep({"turn": number})
+        history.append(reply)

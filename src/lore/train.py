@@ -1,0 +1,279 @@
+"""`lore train`, whole and in steps: check, embed, split, fit, personalize, evaluate, report."""
+
+import importlib.metadata
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lore.basis import Family, RewardBasis
+from lore.check import CheckReport, check
+from lore.embedding import Embeddings, encode
+from lore.errors import ConfigError, ConvergenceWarning, DataError
+from lore.evaluate import Accuracy, Result, Sweep, accuracy, run_sweep
+from lore.files import write_json
+from lore.fit import Fit, FitConfig, fit_basis
+from lore.pairs import Pairs, Split, SplitBy, split
+from lore.personalize import fit_weights
+from lore.preferences import Preferences
+from lore.progress import Progress, silent
+from lore.report import Summary, finding, require_plotting, write_report
+from lore.run import Run, begin, finish, read_state, save_users
+from lore.sources import Reading, load
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The arguments of `lore train`.
+
+    Attributes:
+        encoder: "minilm", or the id or folder of a reward model.
+        family: of the personal models.
+        ranks: to compare; pooled (1) is always there.
+        seed: of split, draws and fits.
+        by: what is held out, "group" or "user" (each user's own groups).
+        unseen: share of users kept out of learning the basis.
+        test: share of groups held out.
+        pairs_per_user: of ratings, in each part.
+        train_pairs: comparisons of a seen user to learn from at most, drawn at random; all by default.
+        shots: comparisons of an unseen user to learn from at most, drawn at random; all by default.
+        redact: whether texts and ids stay out of the report.
+    """
+
+    encoder: str = "minilm"
+    family: Family = "simplex"
+    ranks: Sequence[int] = (0, 1, 2, 4, 8)
+    seed: int = 0
+    by: SplitBy = "group"
+    unseen: float = 0.2
+    test: float = 0.3
+    pairs_per_user: int = 200
+    train_pairs: int | None = None
+    shots: int | None = None
+    redact: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("pairs_per_user", "train_pairs", "shots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be 1 or more, got {value}")
+        if not self.ranks or min(self.ranks) < 0:
+            raise ConfigError(f"`ranks` must be numbers of 0 or more, got {list(self.ranks)}")
+        if self.by not in ("group", "user"):
+            raise ConfigError(f"`split` must be 'group' or 'user', got {self.by!r}")
+        if not 0 <= self.unseen < 1 or not 0 < self.test < 1:
+            raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {self.unseen} and {self.test}")
+        FitConfig(family=self.family)
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as JSON values."""
+        return {**asdict(self), "ranks": list(self.ranks)}
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What `train` made: the folder, the finding in a sentence, and all results."""
+
+    folder: Path
+    finding: str
+    sweep: Sweep
+    split: Split
+
+
+def train(
+    reading: Reading,
+    out: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    title: str = "comparisons",
+    force: bool = False,
+    progress: Progress = silent,
+) -> TrainOutcome:
+    """Check, embed, split, fit, personalize, evaluate and report: the main job.
+
+    An unfinished run of the same data and arguments in `out` is resumed.
+
+    Args:
+        reading: from `lore.sources.read`.
+        out: the RUN folder.
+        config: the arguments.
+        title: of the report.
+        force: replace what is in `out`, embeddings excepted.
+        progress: told of every step.
+
+    Raises:
+        DataError: the data cannot be learned from.
+        RunError: `out` holds something else.
+    """
+    config = config or TrainConfig()
+    require_plotting()
+    preferences = reading.preferences
+    checked = check(preferences, reading.findings)
+    if checked.fatal:
+        raise DataError(checked.fatal[0].message)
+    folder = Path(out)
+    clock = _Clock()
+    begin(folder, config.to_json(), preferences.fingerprint(), force)
+    preferences.to_parquet(folder / "preferences.parquet")
+    with clock.phase("embed"):
+        embeddings = encode(preferences, config.encoder, folder / "embeddings", progress=progress)
+    pairs, parts = _pairs_and_split(preferences, embeddings, config)
+    write_json(folder / "split.json", parts.to_json())
+    with clock.phase("fit"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        sweep = run_sweep(
+            parts,
+            config.ranks,
+            config=FitConfig(family=config.family, seed=config.seed),
+            reference=embeddings.reference,
+            checkpoints=folder / "checkpoints",
+            progress=progress,
+        )
+    with clock.phase("personalize"):
+        _save_model(folder, sweep.chosen, preferences, embeddings, config)
+        _save_people(folder, pairs)
+    summary = Summary(
+        title=title,
+        split=parts,
+        sweep=sweep,
+        counts=asdict(checked.counts),
+        warnings=_warnings(checked, parts, [str(entry.message) for entry in caught], embeddings.cut),
+        encoder=embeddings.fingerprint,
+        config=config.to_json(),
+        seconds=clock.seconds,
+        version=importlib.metadata.version("lore-reward"),
+        texts=None if config.redact else preferences,
+        pairs=pairs,
+    )
+    write_report(folder, summary)
+    finish(folder)
+    return TrainOutcome(folder, finding(sweep), sweep, parts)
+
+
+def _warnings(checked: CheckReport, parts: Split, caught: Sequence[str], cut: int) -> list[str]:
+    lines = [found.message for found in checked.findings] + list(caught)
+    if parts.dropped:
+        lines.append(
+            f"{parts.dropped} pairs straddle training and test, or share a response with a test pair, and were dropped"
+        )
+    if parts.shared:
+        lines.append(f"{parts.shared} groups are in training for one user and in test for another (split by user)")
+    if cut:
+        lines.append(f"{cut} responses are longer than the encoder's limit and were cut")
+    return lines
+
+
+class _Clock:
+    """Seconds spent in each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - begin, 2)
+
+
+def _pairs_and_split(preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> tuple[Pairs, Split]:
+    """All pairs, and their split with at most as many for training as are asked for."""
+    pairs = Pairs.from_embeddings(preferences, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
+    parts = split(pairs, unseen=config.unseen, test=config.test, seed=config.seed, by=config.by)
+    if config.train_pairs is not None:
+        parts = replace(parts, seen_train=parts.seen_train.shots(config.train_pairs, config.seed))
+    if config.shots is not None:
+        parts = replace(parts, unseen_shots=parts.unseen_shots.shots(config.shots, config.seed))
+    return pairs, parts
+
+
+def _save_model(folder: Path, fit: Fit, preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> None:
+    provenance = {"data": preferences.fingerprint(), "seed": config.seed, "encoder_argument": config.encoder}
+    replace(fit.basis, encoder=embeddings.fingerprint, provenance=provenance).save(folder / "model")
+
+
+def _save_people(folder: Path, pairs: Pairs) -> None:
+    """Everybody's weights from all of their comparisons, by the basis that lies in the folder."""
+    basis = RewardBasis.load(folder / "model")
+    save_users(folder / "users", pairs.users, fit_weights(pairs, basis).weights)
+
+
+# --- the same in steps --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the steps after embedding begin with."""
+
+    preferences: Preferences
+    embeddings: Embeddings
+    pairs: Pairs
+    split: Split
+    config: TrainConfig
+
+
+def embed_step(
+    preferences: Preferences, out: str | Path, config: TrainConfig, *, force: bool = False, progress: Progress = silent
+) -> Embeddings:
+    """`lore embed`: begin a RUN folder and embed all conversations."""
+    folder = Path(out)
+    begin(folder, config.to_json(), preferences.fingerprint(), force)
+    preferences.to_parquet(folder / "preferences.parquet")
+    return encode(preferences, config.encoder, folder / "embeddings", progress=progress)
+
+
+def _prepared(run: str | Path) -> _Prepared:
+    folder = Path(run)
+    config = TrainConfig(**read_state(folder)["config"])
+    preferences = load(folder / "preferences.parquet")
+    embeddings = Embeddings.load(folder / "embeddings")
+    return _Prepared(preferences, embeddings, *_pairs_and_split(preferences, embeddings, config), config)
+
+
+def fit_step(run: str | Path, config: FitConfig) -> Fit:
+    """`lore fit`: learn a basis from the seen users of a RUN folder, and everybody's weights."""
+    prepared = _prepared(run)
+    fit = fit_basis(prepared.split.seen_train, config, prepared.embeddings.reference)
+    _save_model(Path(run), fit, prepared.preferences, prepared.embeddings, prepared.config)
+    _save_people(Path(run), prepared.pairs)
+    write_json(Path(run) / "split.json", prepared.split.to_json())
+    finish(Path(run))
+    return fit
+
+
+def personalize_step(run: str | Path, preferences: Preferences, *, progress: Progress = silent) -> int:
+    """`lore personalize`: weights of the people in a table, with the basis of a RUN folder frozen; how many."""
+    known = Run.load(run)
+    embeddings = encode(preferences, known.encoder, known.folder / "embeddings", progress=progress)
+    pairs = Pairs.from_embeddings(preferences, embeddings)
+    learned = dict(zip(pairs.users, fit_weights(pairs, known.basis).weights, strict=True))
+    people = {user: known.weights[row] for user, row in known.users.items()} | learned
+    save_users(known.folder / "users", list(people), torch.stack(list(people.values())))
+    return len(learned)
+
+
+def evaluate_step(run: str | Path) -> dict[str, Accuracy]:
+    """`lore evaluate`: accuracy of the basis of a RUN folder in the settings of its split."""
+    prepared, basis = _prepared(run), Run.load(run).basis
+    parts = prepared.split.parts()
+    seen, unseen = (fit_weights(parts[name], basis) for name in ("seen_train", "unseen_shots"))
+    return {
+        name: accuracy(part, basis, seen if name.startswith("seen") else unseen)
+        for name, part in parts.items()
+        if len(part)
+    }
+
+
+def sweep_step(run: str | Path, ranks: Sequence[int], *, progress: Progress = silent) -> list[Result]:
+    """`lore sweep`: fit and evaluate several ranks on the split of a RUN folder."""
+    prepared = _prepared(run)
+    config = FitConfig(family=prepared.config.family, seed=prepared.config.seed)
+    reference = prepared.embeddings.reference
+    return run_sweep(prepared.split, ranks, config=config, reference=reference, progress=progress).results
