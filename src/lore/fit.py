@@ -239,7 +239,7 @@ class _Fitter:
         if not minimum.converged:
             warnings.warn(
                 f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
-                "raise `max_iterations` or `tolerance`",
+                "raise `max_iterations` or `tolerance`, or give a larger `strength`",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -322,20 +322,29 @@ class _Fitter:
         return problem.round(begin, config.tolerance, config.max_iterations)
 
     def _tuned(self, config: FitConfig) -> tuple[float, float, float]:
-        """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, twice no grid."""
+        """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, each along a path."""
         distance = config.penalty == "distance"
         strengths = [relative * (self.scale if distance else 1.0) for relative in _STRENGTHS]
         if config.strength != "auto":
             strengths = [config.strength]
         shrinkages = [config.weight_strength] if config.weight_strength != "auto" else list(_WEIGHT_STRENGTHS)
+        tried: dict[tuple[float, float], float] = {}
         middle = strengths[len(strengths) // 3]
-        tried = {(middle, value): self._held_out_loss(config, middle, value) for value in shrinkages}
+        for value in shrinkages:
+            tried[middle, value] = self._held_out_loss(config, middle, value)
+            if tried[middle, value] > min(tried.values()):
+                break  # weaker shrinkage only gets worse from here
         shrinkage = min(tried, key=tried.__getitem__)[1]
         if config.strength == "auto" and distance and self.reference is None:
-            strengths.append(_POOLED_ONLY * self.scale)
-        tried |= {
-            (value, shrinkage): self._held_out_loss(config, value, shrinkage) for value in strengths if value != middle
-        }
+            tried[_POOLED_ONLY * self.scale, shrinkage] = self.pooled(config).validation
+        weaker, stronger = strengths[len(strengths) // 3 + 1 :], strengths[: len(strengths) // 3][::-1]
+        for direction in (weaker, stronger):
+            last = tried[middle, shrinkage]
+            for value in direction:
+                tried[value, shrinkage] = self._held_out_loss(config, value, shrinkage)
+                if tried[value, shrinkage] > last:
+                    break
+                last = tried[value, shrinkage]
         best = min(tried, key=tried.__getitem__)
         return *best, tried[best]
 
@@ -349,7 +358,7 @@ class _Fitter:
             anchor = self.reference if pooled is None else pooled[number]
             penalties = self._penalties(config, strength, shrinkage, anchor)
             problem = self._problem(fold.train, config, penalties)
-            begin = problem.start(self._anchor(config, penalties), config.seed)
+            begin = problem.start(self._anchor(config, penalties), config.seed, distances=(1.0,))
             basis = problem.round(begin, config.tolerance, config.max_iterations).point
             _, _, weights = problem.loss(basis)
             held_out = likelihood(fold.held_out, config.average, config.temperature)
@@ -384,7 +393,7 @@ class _Fitter:
             temperature=config.temperature,
         )
         posterior = gaussian_weights(
-            gaussian_choices(self.pairs, basis), problem.project(vectors), offset, INNER_TOLERANCE
+            gaussian_choices(self.pairs, basis), problem.project(vectors), offset, INNER_TOLERANCE * config.tolerance
         )
         weights = posterior.weights.to(vectors)
         loss = float(problem.loss(problem.margins(problem.project(vectors), weights) + offset))

@@ -279,6 +279,9 @@ def _draw(ratings: RatedRows, part: int, kept: Tensor | None) -> tuple[Tensor, T
     user = ratings.user.numpy()[mask]
     order = np.argsort(user, kind="stable")
     row, rating = ratings.row.numpy()[mask][order], ratings.rating.numpy()[mask][order]
+    if len(row) == 0:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return nothing, nothing, nothing
     prompt = None if ratings.prompt is None else ratings.prompt.numpy()[row]
     people, starts = np.unique(user[order], return_index=True)
     sides: list[np.ndarray[Any, Any]] = []
@@ -291,9 +294,6 @@ def _draw(ratings: RatedRows, part: int, kept: Tensor | None) -> tuple[Tensor, T
         better, worse = np.where(swap, second, first), np.where(swap, first, second)
         sides.append(np.stack([row[own][better], row[own][worse]]))
         drawn_by.append(np.full(len(better), person))
-    if not sides:
-        nothing = torch.zeros(0, dtype=torch.long)
-        return nothing, nothing, nothing
     chosen, rejected = torch.from_numpy(np.concatenate(sides, axis=1))
     return chosen, rejected, torch.from_numpy(np.concatenate(drawn_by))
 

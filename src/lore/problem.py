@@ -1,5 +1,6 @@
 """The problems that are solved: the likelihood of pairs, users' own problems, and that of the basis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,8 @@ from lore.pairs import Pairs
 
 _ROUNDS = 5  # of fitting with a population and taking the mean of the weights as the next one
 _SETTLED = 1e-3  # change of the population, summed over directions, at which the rounds end
-INNER_TOLERANCE = 1e-8  # gap of the users' weights within a fit
+INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
+STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
 
 def likelihood(pairs: Pairs, average: Average, temperature: float) -> Likelihood:
@@ -67,11 +69,12 @@ class SimplexProblem:
         self.strength = penalties.weight_strength * relative
         self.population = simplex.uniform(1, rank, pairs.vectors)[0].double()
         self.weights: Tensor | None = None
+        self.inner = 1e-3 * INNER_TOLERANCE
 
     def solve(self, projected: Tensor) -> Tensor:
         """Everybody's best weights `[users, rank]` for projected pairs, warm from the last ones."""
         prior = SimplexPrior(self.population, self.strength)
-        self.weights = simplex_weights(self.choices, projected, prior, INNER_TOLERANCE, self.weights).weights
+        self.weights = simplex_weights(self.choices, projected, prior, self.inner, self.weights).weights
         return self.weights
 
     def loss(self, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,8 +98,8 @@ class SimplexProblem:
         gradient = self.likelihood.basis_gradient(margin, weights) + drawn.gradient
         return ValueAndGradient(loss + drawn.value + self.shrinkage(self.population), gradient)
 
-    def start(self, anchor: Tensor, seed: int) -> Tensor:
-        """Directions around `anchor` `[dim]` along which users differ most, at the best of three distances."""
+    def start(self, anchor: Tensor, seed: int, distances: Sequence[float] = STARTS) -> Tensor:
+        """Directions around `anchor` `[dim]` along which users differ most, at the best of some distances."""
         rank = len(self.population)
         if rank == 1:
             return anchor[:, None].clone()
@@ -109,7 +112,9 @@ class SimplexProblem:
         size = float(anchor.norm()) or self.likelihood.temperature / float(
             self.likelihood.project(spread).norm(dim=1).mean()
         )
-        starts = [anchor[:, None] + size * step * spread for step in (0.3, 1.0, 3.0)]
+        starts = [anchor[:, None] + size * step * spread for step in distances]
+        if len(starts) == 1:
+            return starts[0]
         return min(starts, key=lambda basis: float(self(basis).value))
 
     def fit(self, start: Tensor, tolerance: float, max_iterations: int) -> Minimum:
@@ -128,6 +133,7 @@ class SimplexProblem:
 
     def round(self, start: Tensor, tolerance: float, max_iterations: int) -> Minimum:
         """Minimize with the population as it is."""
+        self.inner = INNER_TOLERANCE * tolerance
         return minimize(self, start, tolerance, max_iterations)
 
     def mean_weights(self) -> Tensor:

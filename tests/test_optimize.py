@@ -1,0 +1,154 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import oracle
+from conftest import random_pairs
+from lore.objective import ValueAndGradient
+from lore.optimize import (
+    SimplexPrior,
+    UserChoices,
+    gaussian_covariance,
+    gaussian_weights,
+    minimize,
+    simplex_weights,
+)
+from lore.problem import likelihood, user_choices
+
+
+def choices_of(users: int, pairs_each: int, rank: int, scale: float) -> tuple[UserChoices, torch.Tensor]:
+    rng = torch.Generator().manual_seed(rank)
+    projected = torch.randn(users * pairs_each, rank, generator=rng, dtype=torch.float64) * scale
+    user = torch.arange(users).repeat_interleave(pairs_each)
+    ones = torch.ones(len(user), dtype=torch.float64)
+    return UserChoices(user, ones, ones / pairs_each, users, 1.0), projected
+
+
+@pytest.mark.parametrize(("rank", "strength", "scale"), [(2, 0.0, 1.0), (3, 0.01, 1.0), (5, 0.1, 3.0), (4, 0.0, 5.0)])
+def test_gap_is_never_below_the_true_suboptimality(rank: int, strength: float, scale: float) -> None:
+    choices, projected = choices_of(2, 6, rank, scale)
+    population = torch.full((rank,), 1 / rank, dtype=torch.float64)
+    prior = SimplexPrior(population, torch.full((2,), strength))
+    for tolerance in (1e-2, 1e-8):
+        found = simplex_weights(choices, projected, prior, tolerance)
+        assert (found.gap <= tolerance).all()
+        assert (found.weights > 0).all()
+        torch.testing.assert_close(found.weights.sum(1), torch.ones(2, dtype=torch.float64))
+        for user in range(2):
+            own = projected[choices.user == user]
+            _, best = oracle.best_weights(own, strength, population)
+            value = torch.nn.functional.softplus(-own @ found.weights[user]).mean()
+            value += strength * oracle.divergence(population, found.weights[user : user + 1])[0]
+            assert float(value) - best <= float(found.gap[user]) + 1e-9
+
+
+def test_users_without_pairs_get_the_population() -> None:
+    choices, projected = choices_of(3, 4, 3, 1.0)
+    population = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    found = simplex_weights(replace(choices, users=4), projected, SimplexPrior(population, torch.zeros(4)), 1e-6)
+    torch.testing.assert_close(found.weights[3], population)
+    assert found.gap[3] == 0
+
+
+def test_strong_shrinkage_gives_everybody_the_population() -> None:
+    choices, projected = choices_of(3, 4, 3, 1.0)
+    population = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    found = simplex_weights(choices, projected, SimplexPrior(population, torch.full((3,), 1e6)), 1e-3)
+    torch.testing.assert_close(found.weights, population.expand(3, -1), atol=1e-4, rtol=0)
+
+
+def test_a_warm_start_ends_where_a_cold_one_does() -> None:
+    choices, projected = choices_of(6, 9, 4, 2.0)
+    prior = SimplexPrior(torch.full((4,), 0.25), torch.full((6,), 0.02))
+    cold = simplex_weights(choices, projected, prior, 1e-10)
+    warm = simplex_weights(choices, projected, prior, 1e-10, cold.weights.roll(1, 0))
+    torch.testing.assert_close(warm.weights, cold.weights, atol=1e-4, rtol=0)
+
+
+def test_few_iterations_are_told_by_the_gap() -> None:
+    choices, projected = choices_of(4, 9, 5, 3.0)
+    prior = SimplexPrior(torch.full((5,), 0.2), torch.zeros(4))
+    assert simplex_weights(choices, projected, prior, 1e-10, max_iterations=2).gap.max() > 1e-10
+
+
+def test_users_of_very_different_size_are_solved_as_if_alone() -> None:
+    pairs = random_pairs(users=9, pairs=400, seed=3)
+    pairs = pairs.select((pairs.user > 3) | (torch.arange(len(pairs)) % 7 == 0))
+    basis = torch.randn(pairs.dim, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    prior = SimplexPrior(torch.full((3,), 1 / 3), torch.full((9,), 0.01))
+
+    def solve(of):
+        return simplex_weights(user_choices(of, 1.0), likelihood(of, "users", 1.0).project(basis), prior, 1e-10).weights
+
+    together = solve(pairs)
+    for user in range(9):
+        torch.testing.assert_close(solve(pairs.select(pairs.user == user))[user], together[user], atol=1e-5, rtol=0)
+
+
+def test_gaussian_mode_has_no_gradient_and_the_gap_bounds_the_error() -> None:
+    choices, projected = choices_of(4, 7, 5, 2.0)
+    choices = replace(choices, share=torch.ones_like(choices.share))
+    offset = torch.randn(len(projected), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rough = gaussian_weights(choices, projected, offset, 1e-1)
+    found = gaussian_weights(choices, projected, offset, 1e-14)
+
+    def objective(w: torch.Tensor) -> torch.Tensor:
+        margin = (projected * w[choices.user]).sum(1) + offset
+        losses = torch.nn.functional.softplus(-margin)
+        return w.square().sum(1) / 2 + torch.zeros(4, dtype=torch.float64).index_add(0, choices.user, losses)
+
+    w = found.weights.clone().requires_grad_()
+    gradient = torch.autograd.grad(objective(w).sum(), w)[0]
+    assert gradient.abs().max() < 1e-6
+    assert (objective(rough.weights) - objective(found.weights) <= rough.gap + 1e-12).all()
+    single = torch.autograd.functional.hessian(
+        lambda v: objective(torch.stack([v, *found.weights[1:]]))[0], w[0].detach()
+    )
+    covariance = gaussian_covariance(choices, projected, offset, found.weights)
+    torch.testing.assert_close(covariance[0], torch.linalg.inv(single))
+    moments = gaussian_weights(choices, projected, offset, 1e-14, moments=True).second_moment
+    torch.testing.assert_close(moments, found.weights.T @ found.weights + covariance.sum(0))
+
+
+def test_a_large_gaussian_step_is_shortened() -> None:
+    # One saturated wrong choice: the curvature is nothing and a full Newton step would go far beyond.
+    choices = UserChoices(torch.zeros(1, dtype=torch.long), torch.ones(1), torch.full((1,), 500.0), 1, 1.0)
+    found = gaussian_weights(choices, torch.tensor([[1.0]]), torch.tensor([-20.0]), 1e-12)
+    assert float(found.gap[0]) <= 1e-12
+    assert 20 < float(found.weights[0, 0]) < 40
+
+
+def test_minimize_finds_the_minimum_of_a_quadratic() -> None:
+    scales = torch.tensor([1.0, 10.0, 1000.0], dtype=torch.float64)
+    target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+
+    def quadratic(x: torch.Tensor) -> ValueAndGradient:
+        return ValueAndGradient(1 + (scales * (x - target) ** 2).sum() / 2, scales * (x - target))
+
+    found = minimize(quadratic, torch.zeros(3, dtype=torch.float64), 1e-10, 200)
+    assert found.converged
+    torch.testing.assert_close(found.point, target)
+    assert all(later <= earlier for earlier, later in zip(found.history, found.history[1:], strict=False))
+    assert not minimize(quadratic, torch.zeros(3, dtype=torch.float64), 1e-10, 2).converged
+
+
+def test_minimize_stops_at_once_where_the_gradient_is_zero() -> None:
+    found = minimize(lambda x: ValueAndGradient(x.square().sum() + 1, 2 * x), torch.zeros(2).double(), 1e-6, 10)
+    assert found.converged
+    assert len(found.history) == 1
+
+
+def test_minimize_says_so_when_no_step_helps() -> None:
+    # The gradient points the wrong way: no step along it lowers the value.
+    wrong = minimize(lambda x: ValueAndGradient(x.square().sum() + 1, -2 * x), torch.ones(2).double(), 1e-6, 10)
+    assert not wrong.converged
+
+
+def test_minimize_forgets_curvature_that_misleads() -> None:
+    # A kink makes remembered curvature wrong; the method starts over from the gradient and gets to the corner.
+    def kinked(x: torch.Tensor) -> ValueAndGradient:
+        return ValueAndGradient(x.abs().sum() + 0.01 * x.square().sum() + 1e-3, x.sign() + 0.02 * x)
+
+    found = minimize(kinked, torch.tensor([3.0, -0.7], dtype=torch.float64), 1e-9, 100)
+    assert found.value < 0.5
