@@ -54,12 +54,16 @@ def letters() -> HashEncoder:
     return HashEncoder()
 
 
-def random_pairs(users: int = 12, rows: int = 60, dim: int = 6, pairs: int = 240, *, seed: int = 0) -> Pairs:
+def random_pairs(
+    users: int = 12, rows: int = 60, dim: int = 6, pairs: int = 240, *, seed: int = 0, polar: bool = False
+) -> Pairs:
     """Choices of users with two planted tastes and a common one, some by chance."""
     rng = torch.Generator().manual_seed(seed)
     vectors = torch.randn(rows, dim, generator=rng, dtype=torch.float64)
     heads = torch.randn(dim, 2, generator=rng, dtype=torch.float64) * 2
     weights = torch.rand(users, 2, generator=rng, dtype=torch.float64)
+    if polar:
+        weights = torch.eye(2, dtype=torch.float64)[torch.arange(users) % 2]
     user = torch.randint(users, (pairs,), generator=rng)
     first, second = torch.randint(rows, (2, pairs), generator=rng)
     second = torch.where(first == second, (second + 1) % rows, second)
@@ -98,8 +102,8 @@ def small_rows(users: int = 6, prompts: int = 12) -> list[dict[str, Any]]:
     rows = []
     for user in range(users):
         for prompt in range(prompts):
-            longer = " ".join(WORDS[(prompt + step) % len(WORDS)] for step in range(5))
-            shorter = WORDS[(3 * prompt + 1) % len(WORDS)]
+            longer = " ".join(WORDS[(prompt + step) % len(WORDS)] for step in range(5)) + f" {prompt}"
+            shorter = f"{WORDS[(3 * prompt + 1) % len(WORDS)]} {prompt}"
             chosen, rejected = (longer, shorter) if user % 2 == 0 else (shorter, longer)
             rows.append({"user_id": f"u{user}", "prompt": f"Say {prompt}", "chosen": chosen, "rejected": rejected})
     return rows

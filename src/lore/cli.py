@@ -453,7 +453,8 @@ def _show_results(results: Sequence["Result"]) -> None:
     for result in results:
         ranked = result.model in ("simplex", "gaussian")
         name = f"{result.model} {result.rank}" if ranked else result.model
-        shown = f"{100 * result.accuracy:.1f} ({100 * result.low:.1f}-{100 * result.high:.1f})"
+        interval = f" ({100 * result.low:.1f}-{100 * result.high:.1f})" if result.low == result.low else ""
+        shown = f"{100 * result.accuracy:.1f}{interval}"
         cells.setdefault(name, {})[result.setting] = shown
     for name, row in cells.items():
         table.add_row(name, *(row.get(setting, "") for setting in settings))

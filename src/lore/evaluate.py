@@ -25,6 +25,7 @@ from lore.progress import Progress, silent
 Model = Literal["reference", "pooled", "simplex", "gaussian", "per_user", "wrong_user", "shuffled", "length"]
 SHOTS = (1, 2, 5, 10, 20, 50)
 _RESAMPLES = 2_000
+_FEWEST = 5  # users from whom an interval is made
 _OWN_VARIANCES = (0.01, 0.1, 1.0, 10.0)  # of per_user's prior, on features of unit scale
 
 
@@ -35,7 +36,8 @@ class Accuracy:
     Attributes:
         per_user: `[users]`; NaN for a user without pairs. A tie counts one half.
         mean: over users with pairs.
-        low: lower end of the 95 % interval of the mean, from a bootstrap over users.
+        low: lower end of the 95 % interval of the mean, from a bootstrap over users; NaN with fewer than five users,
+            from whom nothing can be said about others.
         high: upper end.
         pairs: how many pairs it is from.
     """
@@ -104,8 +106,8 @@ def gain(model: Accuracy, baseline: Accuracy) -> Gain:
 def _interval(per_user: Tensor) -> tuple[float, float, float]:
     """Mean over users and its 95 % percentile interval; the same resamples for the same number of users."""
     values = per_user[per_user.isfinite()].cpu().numpy()
-    if len(values) == 0:
-        return math.nan, math.nan, math.nan
+    if len(values) < _FEWEST:
+        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
     rng = np.random.default_rng(0)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(_RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])

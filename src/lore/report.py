@@ -74,6 +74,8 @@ def finding(sweep: Sweep) -> str:
     """One plain sentence: whether personalizing helps, whom, and by how much."""
     whom = "new people" if _has_unseen(sweep) else "the people it learned from"
     found = headline(sweep)
+    if not np.isfinite(found.low):
+        return f"Whether personalizing helps {whom} cannot be told from {found.users}: the data need at least five."
     interval = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
     if found.low > 0:
         return f"Personalizing helps {whom} by {interval} over one model for all."
@@ -236,10 +238,8 @@ def _control_lines(sweep: Sweep) -> Iterator[str]:
     }
     for result in sweep.results:
         if result.model in _CONTROLS and result.setting == ("unseen_test" if _has_unseen(sweep) else "seen_test"):
-            yield (
-                f"{meanings[result.model]}: {result.accuracy:.1%} "
-                f"({SETTINGS[result.setting][0]}; 95 % interval {result.low:.1%} to {result.high:.1%})."
-            )
+            interval = f"; 95 % interval {result.low:.1%} to {result.high:.1%}" if np.isfinite(result.low) else ""
+            yield f"{meanings[result.model]}: {result.accuracy:.1%} ({SETTINGS[result.setting][0]}{interval})."
 
 
 def _directions(summary: Summary) -> Iterator[dict[str, Any]]:
