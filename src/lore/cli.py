@@ -33,6 +33,7 @@ app = typer.Typer(
 _SURROUNDINGS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EFBIG}
 )
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 class FamilyName(StrEnum):
@@ -84,20 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except LoreError as error:
         return _refuse(str(error))
     except typer.TyperException as error:
         return _refuse(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        _refuse("interrupted; run the same command again to resume")
-        return 130
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
         place = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{place}{error.strerror}; make room, or choose another folder")
-    return 0
+    if code == _INTERRUPTED:
+        _refuse("interrupted; run the same command again to resume")
+    return code if isinstance(code, int) else 0
 
 
 def _refuse(message: str) -> int:

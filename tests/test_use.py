@@ -1,0 +1,174 @@
+"""Rerank, score, ask, the store of choices and the server: what a finished run is used for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from conftest import HashEncoder, random_pairs, small_rows
+from lore.ask import next_comparison
+from lore.basis import RewardBasis
+from lore.errors import ConfigError, DataError, LoreError, ShapeError, StoreError
+from lore.fit import FitConfig, fit_basis
+from lore.personalize import fit_weights
+from lore.rewards import PersonalRewards, trl_reward
+from lore.run import Run
+from lore.score import score_file
+from lore.serve.app import create_app
+from lore.serve.client import Client
+from lore.sources import read
+from lore.train import TrainConfig, train
+from lore.users import Event, UserStore
+
+LONG, SHORT = "apple bread cloud dream eagle flame", "kettle"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run in which even users like long responses and odd ones short ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("lore.embedding.store", "lore.rewards"):
+            patch.setattr(f"{module}.load_encoder", lambda _: HashEncoder())
+        folder = tmp_path_factory.mktemp("use") / "run"
+        yield train(read(small_rows(users=24)), folder, TrainConfig(ranks=(1, 2), unseen=0.25)).folder
+
+
+@pytest.fixture
+def rewards(run_folder: Path) -> PersonalRewards:
+    return PersonalRewards.load(run_folder)
+
+
+def test_each_person_gets_their_own_order_and_strangers_the_populations(rewards: PersonalRewards) -> None:
+    texts = ["apple bread cloud dream eagle 1", "bread 1"]
+    long_first, short_first = (rewards.rerank(user, "Say 1", texts) for user in ("u0", "u1"))
+    assert (long_first.order, short_first.order) == ([0, 1], [1, 0])
+    assert long_first.personalized
+    stranger = rewards.rerank("nobody", "Say 1", texts)
+    assert not stranger.personalized
+    assert stranger.to_json()["results"][0].keys() == {"index", "reward"}
+    assert rewards.best_of("u1", [{"role": "user", "content": "Say 1"}], texts) == texts[1]
+    assert rewards.rerank(None, None, texts).rewards == stranger.rewards
+
+
+def test_bad_candidates_are_refused(rewards: PersonalRewards) -> None:
+    for candidates, words in (([], "empty"), ([3], "chat turns"), ([[{"role": "x", "content": "y"}]], "chat turns")):
+        with pytest.raises(DataError, match=words):
+            rewards.rerank("u0", "p", candidates)
+
+
+def test_a_run_of_another_encoder_is_refused(run_folder: Path) -> None:
+    with pytest.raises(StoreError, match="encoder was 'letters' and is 'other'"):
+        PersonalRewards(Run.load(run_folder), HashEncoder("other"))
+
+
+def test_the_reward_of_a_trainer_is_that_of_the_person(run_folder: Path, rewards: PersonalRewards) -> None:
+    reward = trl_reward(run_folder)
+    found = reward(prompts=["Say 1"] * 2, completions=[LONG, LONG], user_id=["u0", "u1"], step=3)
+    assert found == [rewards.rerank(user, "Say 1", [LONG]).rewards[0] for user in ("u0", "u1")]
+    assert found[0] > found[1]
+
+
+def test_a_file_is_scored_row_by_row(run_folder: Path, rewards: PersonalRewards, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"user_id": "u0", "prompt": "p", "response": "apple"}\n{"user_id": "x", "prompt": "p", "response": "apple"}\n'
+    )
+    rows = score_file(run_folder, path)
+    assert [row["personalized"] for row in rows] == [True, False]
+    assert rows[0]["reward"] == pytest.approx(rewards.rerank("u0", "p", ["apple"]).rewards[0], abs=1e-5)
+    path.write_text('{"user_id": "u0", "prompt": "p"}\n')
+    with pytest.raises(DataError, match="line 1: missing field `response`"):
+        score_file(run_folder, path)
+    path.write_text("")
+    with pytest.raises(DataError, match="empty"):
+        score_file(run_folder, path)
+
+
+@pytest.mark.parametrize("family", ["simplex", "gaussian"])
+@pytest.mark.parametrize("answered", [0, 20])
+def test_the_next_question_is_one_whose_answer_is_not_known(family: str, answered: int) -> None:
+    pairs = random_pairs()
+    basis = fit_basis(pairs, FitConfig(family=family, rank=2, strength=1e-2, weight_strength=0.01)).basis
+    people = fit_weights(pairs.of_users(torch.tensor([0])).select(torch.arange(answered)), basis)
+    candidates = torch.tensor([[0, 0], [3, 4], [1, 1]])
+    question = next_comparison(people, basis, pairs.vectors, candidates)
+    assert (question.first, question.second) == (3, 4)
+    assert question.information > 0
+    with pytest.raises(ShapeError, match="candidates"):
+        next_comparison(people, basis, pairs.vectors, torch.zeros(0, 2, dtype=torch.long))
+
+
+def test_questions_about_differences_need_no_rows() -> None:
+    pairs = random_pairs()
+    differences = [(pairs.vectors[pairs.chosen] - pairs.vectors[pairs.rejected])[pairs.user == 0]]
+    from lore.pairs import Pairs
+
+    listed = Pairs.from_differences(differences)
+    vectors = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
+    basis = RewardBasis(vectors, torch.zeros(6).double(), torch.full((2,), 0.5).double(), "simplex", 2)
+    question = next_comparison(fit_weights(listed, basis), basis, pairs.vectors, torch.tensor([[0, 1]]))
+    assert question.information >= 0
+
+
+def test_events_are_there_once_and_in_order(tmp_path: Path) -> None:
+    store = UserStore(tmp_path / "events.sqlite")
+    events = [
+        Event(f"e{at}", "ann", (("user", "p"),), (("assistant", "x"),), (("assistant", f"y{at}"),)) for at in range(3)
+    ]
+    assert store.append(events) == 3
+    assert store.append(events[:2]) == 0
+    changed = Event("e0", "ann", (), (("assistant", "z"),), (("assistant", "x"),))
+    fresh = Event("e9", "ann", (), (("assistant", "z"),), (("assistant", "x"),))
+    with pytest.raises(ConfigError, match="'e0'"):
+        store.append([fresh, changed])
+    store.close()
+    again = UserStore(tmp_path / "events.sqlite")
+    assert again.events("ann") == events
+    assert again.events("bob") == []
+    again.close()
+
+
+@pytest.fixture
+def client(run_folder: Path, tmp_path: Path) -> Iterator[Client]:
+    with TestClient(create_app(run_folder, tmp_path / "feedback.sqlite")) as http:
+        yield Client(http=http)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_server_learns_from_choices_as_training_does(client: Client, rewards: PersonalRewards) -> None:
+    known = client.user("u0")
+    assert known["weights"] == pytest.approx(rewards.run.weights_of("u0").tolist(), abs=1e-5)
+    assert client.user("new")["personalized"] is False
+    choices = [{"prompt": f"q{at}", "chosen": SHORT, "rejected": LONG, "event_id": f"e{at}"} for at in range(12)]
+    assert client.feedback("new", choices) == {"user": "new", "added": 12, "weights_version": 12}
+    assert client.feedback("new", choices)["added"] == 0
+    found = client.rerank("new", "q", [LONG, SHORT])
+    assert found["personalized"]
+    assert found["results"][0]["index"] == 1
+    assert client.rerank(None, "q", [LONG, SHORT])["personalized"] is False
+    more = client.feedback("u0", [{"chosen": SHORT, "rejected": LONG}])
+    assert more["weights_version"] == 1
+    assert client.user("u0")["comparisons"] == 13
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_server_refuses_what_it_cannot_use_and_shows_its_page(client: Client) -> None:
+    with pytest.raises(LoreError, match="422"):
+        client.rerank("u0", "q", [])
+    with pytest.raises(LoreError, match="422"):
+        client.rerank("u0", "q", [[{"role": "wrong", "content": "x"}]])
+    with pytest.raises(LoreError, match="422"):
+        client.feedback("u0", [{"chosen": "x"}])
+    assert client._http.get("/livez").json() == {"status": "ok"}
+    assert "<form" in client._http.get("/").text
+
+
+def test_serving_stays_on_this_machine(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    monkeypatch.setattr("uvicorn.run", lambda _, **options: asked.update(options))
+    from lore.serve.app import serve
+
+    serve(run_folder, 8123)
+    assert (asked["host"], asked["port"]) == ("127.0.0.1", 8123)
