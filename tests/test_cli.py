@@ -13,7 +13,20 @@ from conftest import HashEncoder, Write, small_rows
 from lore import cli
 
 ROW = {"user_id": "a", "prompt": "Hi", "chosen": "good", "rejected": "bad"}
-COMMANDS = ["demo", "check", "train", "embed", "fit", "personalize", "evaluate", "sweep", "rerank", "score", "reproduce", "serve"]
+COMMANDS = (
+    "demo",
+    "check",
+    "train",
+    "embed",
+    "fit",
+    "personalize",
+    "evaluate",
+    "sweep",
+    "rerank",
+    "score",
+    "reproduce",
+    "serve",
+)
 SMALL = ["--ranks", "1,2", "--unseen", "0.25"]
 Command = Callable[..., tuple[int, str, str]]
 
@@ -50,20 +63,7 @@ def test_help_names_every_command_without_importing_torch() -> None:
         "try:\n    main(['--help'])\nfinally:\n    assert 'torch' not in sys.modules"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in [
-        "demo",
-        "check",
-        "train",
-        "embed",
-        "fit",
-        "personalize",
-        "evaluate",
-        "sweep",
-        "rerank",
-        "score",
-        "reproduce",
-        "serve",
-    ]:
+    for command in COMMANDS:
         assert command in found.stdout
 
 

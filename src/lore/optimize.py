@@ -11,6 +11,7 @@ every user an upper bound of how far the objective is above its minimum.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -85,11 +86,11 @@ class _Layout:
 def _layouts(choices: UserChoices) -> Iterator[_Layout]:
     """Blocks of users of similar size; users without pairs are left out."""
     order = torch.argsort(choices.user, stable=True)
-    count = torch.bincount(choices.user, minlength=choices.users)
-    first = count.cumsum(0) - count
-    ranked = torch.argsort(count, stable=True)
-    ranked = ranked[count[ranked] > 0]
-    sizes = count[ranked].tolist()
+    pairs = torch.bincount(choices.user, minlength=choices.users)
+    first = pairs.cumsum(0) - pairs
+    ranked = torch.argsort(pairs, stable=True)
+    ranked = ranked[pairs[ranked] > 0]
+    sizes = pairs[ranked].tolist()
     start = 0
     while start < len(sizes):
         stop = start + 1
@@ -100,7 +101,7 @@ def _layouts(choices: UserChoices) -> Iterator[_Layout]:
             stop += 1
         users = ranked[start:stop]
         position = torch.arange(sizes[stop - 1], device=order.device)
-        real = position < count[users][:, None]
+        real = position < pairs[users][:, None]
         pair = order[torch.where(real, first[users][:, None] + position, first[users][:, None])]
         share = torch.where(real, choices.share[pair].double(), 0.0)
         yield _Layout(users, pair, choices.label[pair].double(), share)
@@ -240,11 +241,12 @@ def _interior_step(
         return block.loss(block.margins(point)) - ((prior + barrier) * point.log()).sum(1)
 
     before, slope = merit(weights), -(residual * step).sum(1)
-    for _ in range(30):
-        short = merit(weights + length * step) > before + _ARMIJO * length[:, 0] * slope + 1e-13 * before.abs()
-        if not short.any():
-            break
-        length = torch.where(short[:, None], length / 2, length)
+
+    def short() -> Tensor:
+        return merit(weights + length * step) > before + _ARMIJO * length[:, 0] * slope + 1e-13 * before.abs()
+
+    while bool((too_far := short()).any()):
+        length = torch.where(too_far[:, None], length / 2, length)
     moved = weights + length * step
     return moved / moved.sum(1, keepdim=True), dual + _longest(dual, dual_step) * dual_step
 
@@ -305,7 +307,7 @@ def gaussian_weights(
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
     for block in choices.blocks(projected, offset):
         point = weights[block.users]
-        for iteration in range(max_iterations + 1):
+        for iteration in count():
             margin = block.margins(point)
             gradient = point + block.gradient(margin)
             bound = gradient.square().sum(1) / 2
@@ -326,11 +328,12 @@ def _gaussian_step(block: _Block, point: Tensor, margin: Tensor, gradient: Tenso
         return at.square().sum(1) / 2 + block.loss(block.margins(at))
 
     before, length = objective(point), torch.ones_like(slope)
-    for _ in range(30):
-        short = objective(point + length[:, None] * step) > before + _ARMIJO * length * slope + 1e-13 * before.abs()
-        if not short.any():
-            break
-        length = torch.where(short, length / 2, length)
+
+    def short() -> Tensor:
+        return objective(point + length[:, None] * step) > before + _ARMIJO * length * slope + 1e-13 * before.abs()
+
+    while bool((too_far := short()).any()):
+        length = torch.where(too_far, length / 2, length)
     return point + length[:, None] * step
 
 
