@@ -116,9 +116,14 @@ def _disagreement(preferences: Preferences) -> float | None:
     """Sum of ab over that of (a+b choose 2), over pairs of rows with a users on one side and b on the other."""
     low = np.minimum(preferences.chosen, preferences.rejected)
     high = np.maximum(preferences.chosen, preferences.rejected)
-    votes = np.unique(np.stack([low, high, preferences.user, preferences.chosen == low], axis=1), axis=0)
-    _, pair, counts = np.unique(votes[:, :2], axis=0, return_inverse=True, return_counts=True)
-    first = np.bincount(pair.ravel(), weights=votes[:, 3])
+    _, pair = np.unique(low * np.int64(preferences.rows) + high, return_inverse=True)
+    _, kept = np.unique(
+        (pair * np.int64(len(preferences.users)) + preferences.user) * 2 + (preferences.chosen == low),
+        return_index=True,
+    )
+    pair, chose_low = pair[kept], preferences.chosen[kept] == low[kept]
+    counts = np.bincount(pair)
+    first = np.bincount(pair, weights=chose_low)
     second = counts - first
     possible = (counts * (counts - 1) / 2).sum()
     return float((first * second).sum() / possible) if possible else None

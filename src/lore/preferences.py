@@ -84,8 +84,7 @@ class Origin:
     def __init__(self) -> None:
         self.files: list[str] = []
         self.unit: list[str] = []
-        self._file: list[int] = []
-        self._number: list[int] = []
+        self._file, self._number = array("i"), array("q")
 
     def open(self, name: str, unit: str) -> None:
         """The rows that follow are from this file and counted in this unit ("line" or "row")."""
@@ -252,8 +251,10 @@ class PreferencesBuilder:
         self.origin = origin or Origin()
         self._users: dict[str, int] = {}
         self._prompts: dict[Turns, int] = {}
+        self._last_prompt: Turns | None = None
+        self._asked = 0
         self._responses: dict[Turns, int] = {}
-        self._rows: dict[tuple[int, int], int] = {}
+        self._rows: dict[int, int] = {}  # by prompt times 2^32 plus response: half the memory of pairs
         self._groups: list[tuple[int, str]] = []
         self._user, self._chosen, self._rejected, self._place = (array("q") for _ in range(4))
         self._weight, self._label = array("d"), array("d")
@@ -263,11 +264,11 @@ class PreferencesBuilder:
 
     def row(self, prompt: Turns, response: Turns, group: str | None = None) -> int:
         """The number of a conversation; a `group` given here replaces the prompt as what may not be split."""
-        key = (
-            self._prompts.setdefault(prompt, len(self._prompts)),
-            self._responses.setdefault(response, len(self._responses)),
-        )
-        row = self._rows.setdefault(key, len(self._rows))
+        if prompt is not self._last_prompt:  # both sides of a comparison ask the same
+            self._asked = self._prompts.setdefault(prompt, len(self._prompts))
+            self._last_prompt = prompt
+        answer = self._responses.setdefault(response, len(self._responses))
+        row = self._rows.setdefault((self._asked << 32) | answer, len(self._rows))
         if group is not None:
             self._groups.append((row, group))
         return row
@@ -292,6 +293,8 @@ class PreferencesBuilder:
 
     def keep(self, extra: Mapping[str, Any]) -> None:
         """Columns that LoRe does not read, of the comparison or rating that was added last."""
+        if not extra:
+            return
         count = len(self._user) + len(self._rater)
         for name, value in extra.items():
             column = self._extra.setdefault(name, [])
@@ -307,15 +310,16 @@ class PreferencesBuilder:
         if self._user and self._rater:
             raise DataError(f"{self.origin.describe([], 0)}: comparisons and ratings in one table; load them apart")
         count = len(self._user) + len(self._rater)
-        rows = np.array(list(self._rows), dtype=np.int64).reshape(-1, 2)
-        ratings = self._built_ratings(rows[:, 0])
+        rows = np.fromiter(self._rows, dtype=np.int64, count=len(self._rows))
+        row_prompt, row_response = rows >> 32, rows & (2**32 - 1)
+        ratings = self._built_ratings(row_prompt)
         return Preferences(
             users=list(self._users),
             prompts=list(self._prompts),
             responses=list(self._responses),
-            row_prompt=rows[:, 0],
-            row_response=rows[:, 1],
-            row_group=self._row_groups(rows[:, 0], across=ratings is not None and ratings.across),
+            row_prompt=row_prompt,
+            row_response=row_response,
+            row_group=self._row_groups(row_prompt, across=ratings is not None and ratings.across),
             user=np.array(self._user, dtype=np.int64),
             chosen=np.array(self._chosen, dtype=np.int64),
             rejected=np.array(self._rejected, dtype=np.int64),

@@ -1,6 +1,8 @@
 """Raw files to `Preferences`: one module a format, each of which parses and does nothing else."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, get_args
 from lore.errors import ConfigError, DataError
 from lore.preferences import Finding, Findings, FormatName, Origin, Preferences, PreferencesBuilder
 from lore.sources import comparisons, items, judged, personalllm, prism, tldr
-from lore.sources.fields import Rejected, Row
+from lore.sources.fields import PlainTurns, Rejected, Row
 from lore.sources.records import Record, read_records
 
 # The columns by which a format is known, most telling first.
@@ -77,15 +79,28 @@ def read(
     builder = PreferencesBuilder(Origin())
     findings = Findings(builder.origin)
     folder = _folder_format(source, format)
-    if folder is not None:
-        _FOLDERS[folder](Path(source), builder, findings)
-    else:
-        _read_rows(source, format, columns or {}, builder, findings)
+    with _uncollected():
+        if folder is not None:
+            _FOLDERS[folder](Path(source), builder, findings)
+        else:
+            _read_rows(source, format, columns or {}, builder, findings)
     noted = list(findings)
     preferences = builder.build()
     if len(preferences) == 0 and not any(finding.fatal for finding in noted):
         raise DataError(f"{_name(source)}: holds no comparison; give at least one row")
     return Reading(preferences, noted)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: what is read lives to the end, and walking it again and again takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _folder_format(source: Any, format_name: FormatName | None) -> FormatName | None:
@@ -116,9 +131,10 @@ def _read_rows(
         raise DataError(f"{_name(source)}: is empty; give at least one row")
     names = _renamed(first[1], columns, source)
     parse = _parser(format_name or _recognize(names, source), builder)
+    plain: PlainTurns = {}
     for place, record in _all(first, records):
         try:
-            parse(Row(place, _renamed(record, columns, source) if columns else record, findings))
+            parse(Row(place, _renamed(record, columns, source) if columns else record, findings, plain))
         except Rejected:
             continue
 

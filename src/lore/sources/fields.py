@@ -8,6 +8,8 @@ from typing import Any
 from lore.preferences import ROLES, Findings, Place, Turns
 
 Record = Mapping[str, Any]
+# What has been checked before: texts as one turn of a role, and ids.
+PlainTurns = dict[tuple[str, str] | str, Turns]
 
 _MOST_CHARACTERS = 1_000_000
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -21,8 +23,11 @@ class Rejected(Exception):  # noqa: N818 - not an error: it ends one row, quietl
 class Row:
     """A record at its place; every getter notes what is wrong before it gives up on the row."""
 
-    def __init__(self, place: Place, record: Record, findings: Findings) -> None:
+    __slots__ = ("_findings", "_plain", "place", "record")
+
+    def __init__(self, place: Place, record: Record, findings: Findings, plain: PlainTurns | None = None) -> None:
         self.place, self.record, self._findings = place, record, findings
+        self._plain = {} if plain is None else plain
 
     def fail(self, kind: str, remedy: str) -> Rejected:
         """Note a fault and return the exception to raise."""
@@ -58,11 +63,15 @@ class Row:
     def identifier(self, name: str) -> str:
         """A required id: a string that is not blank, or a whole number."""
         value = self.required(name)
+        if type(value) is str and value in self._plain:
+            return value
         if not isinstance(value, _IDENTIFIERS) or isinstance(value, bool):
             raise self.fail(f"`{name}` is a {_kind(value)} where an id belongs", "use a string or a whole number")
         if not str(value).strip():
             raise self.fail(f"empty `{name}`", "fill it in or drop the row")
-        return self.checked_text(name, str(value))
+        identifier = self.checked_text(name, str(value))
+        self._plain[identifier] = ()
+        return identifier
 
     def number(self, name: str, default: float | None, low: float, high: float) -> float:
         """A finite number within bounds; `default` where the field is absent or null, unless that is None."""
@@ -86,11 +95,14 @@ class Row:
 
     def checked_turns(self, name: str, value: Any, role: str) -> Turns:
         """`value`, a text or a list of chat turns, as turns."""
+        if type(value) is str and (known := self._plain.get((role, value))) is not None:
+            return known
         if isinstance(value, list | tuple):
             if not value:
                 raise self.fail(f"`{name}` is an empty list of turns", "drop the row, or use an empty text")
             return tuple(self._turn(name, turn) for turn in value)
-        return ((role, self.checked_text(name, value)),)
+        turns = self._plain[role, value] = ((role, self.checked_text(name, value)),)
+        return turns
 
     def _turn(self, name: str, turn: Any) -> tuple[str, str]:
         if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
@@ -109,10 +121,12 @@ class Row:
 
     def group(self) -> str | None:
         """The explicit group, or None."""
-        return None if self.record.get("group") is None else self.identifier("group")
+        return self.identifier("group") if self.record.get("group") is not None else None
 
     def extra(self, read: frozenset[str]) -> dict[str, Any]:
         """The columns that are not in `read`."""
+        if self.record.keys() <= read:
+            return {}
         return {name: value for name, value in self.record.items() if name not in read}
 
 
