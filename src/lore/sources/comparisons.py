@@ -5,6 +5,7 @@ from hashlib import blake2b
 from lore.preferences import PreferencesBuilder, Turns
 from lore.sources.fields import Row
 
+_BARE = frozenset({"user_id", "prompt", "chosen", "rejected"})
 _READ = frozenset({"user_id", "prompt", "chosen", "rejected", "group", "weight", "label"})
 
 
@@ -23,12 +24,15 @@ class Parser:
         """
         user = row.identifier("user_id")
         prompt, chosen, rejected = _sides(row)
+        builder = self._builder
+        if row.record.keys() <= _BARE:
+            builder.compare(user, builder.row(prompt, chosen), builder.row(prompt, rejected), row.place)
+            return
         weight = row.number("weight", 1.0, 0, float("inf"))
         label = row.number("label", 1.0, 0, 1)
         group = row.group()
         if row.record.get("comparison_id") is not None:
             self._check_id(row, repr((user, prompt, chosen, rejected, label)))
-        builder = self._builder
         sides = builder.row(prompt, chosen, group), builder.row(prompt, rejected, group)
         builder.compare(user, *sides, row.place, weight=weight, label=label)
         builder.keep(row.extra(_READ))
