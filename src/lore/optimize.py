@@ -11,7 +11,6 @@ every user an upper bound of how far the objective is above its minimum.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -307,13 +306,15 @@ def gaussian_weights(
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
     for block in choices.blocks(projected, offset):
         point = weights[block.users]
-        for iteration in count():
+        iteration = 0
+        while True:
             margin = block.margins(point)
             gradient = point + block.gradient(margin)
             bound = gradient.square().sum(1) / 2
             if iteration == max_iterations or bool((bound <= tolerance).all()):
                 break
             point = _gaussian_step(block, point, margin, gradient)
+            iteration += 1
         weights[block.users], gap[block.users] = point, bound
         if moments:
             moment += point.T @ point + torch.linalg.inv(_precision(block.hessian(margin))).sum(0)
