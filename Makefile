@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 soak: .venv/installed-dev
-	$(BIN)/python benchmarks/soak.py
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python benchmarks/soak.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
