@@ -75,7 +75,7 @@ def finding(sweep: Sweep) -> str:
     whom = "new people" if _has_unseen(sweep) else "the people it learned from"
     found = headline(sweep)
     if not np.isfinite(found.low):
-        return f"Whether personalizing helps {whom} cannot be told from {found.users}: the data need at least five."
+        return f"Whether personalizing helps {whom} cannot be told from so few ({found.users}); it takes five or more."
     interval = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
     if found.low > 0:
         return f"Personalizing helps {whom} by {interval} over one model for all."
