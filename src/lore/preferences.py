@@ -18,6 +18,7 @@ from lore.files import replacing
 
 Turn = tuple[str, str]
 Turns = tuple[Turn, ...]
+Said = Turns | str  # a text alone is one turn of the role that is expected: user in a prompt, assistant in a response
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Place = NewType("Place", int)
@@ -28,7 +29,16 @@ ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 
 def text_of(turns: Turns) -> str:
     """The words of some turns, without their roles."""
-    return "\n".join(content for _, content in turns)
+    return turns[0][1] if len(turns) == 1 else "\n".join(content for _, content in turns)
+
+
+def as_said(turns: Turns, role: str) -> Said:
+    """Some turns, as their text alone where they are one turn of `role`."""
+    return turns[0][1] if len(turns) == 1 and turns[0][0] == role else turns
+
+
+def _as_turns(said: Said, role: str) -> Turns:
+    return ((role, said),) if isinstance(said, str) else said
 
 
 def conversation_key(prompt: Turns, response: Turns) -> bytes:
@@ -96,6 +106,14 @@ class Origin:
         self._file.append(len(self.files) - 1)
         self._number.append(number)
         return Place(len(self._number) - 1)
+
+    def add(self, rows: int) -> Place:
+        """Note the next `rows` rows, which follow the last one of a file without a gap; the place of the first."""
+        first = Place(len(self._number))
+        number = self._number[-1] if first and self._file[-1] == len(self.files) - 1 else 0
+        self._file.extend([len(self.files) - 1] * rows)
+        self._number.extend(range(number + 1, number + rows + 1))
+        return first
 
     def __len__(self) -> int:
         return len(self._number)
@@ -250,11 +268,11 @@ class PreferencesBuilder:
     def __init__(self, origin: Origin | None = None) -> None:
         self.origin = origin or Origin()
         self._users: dict[str, int] = {}
-        self._prompts: dict[Turns, int] = {}
-        self._last_prompt: Turns | None = None
+        self._prompts: dict[Said, int] = {}
+        self._last_prompt: Said | None = None
         self._asked = 0
-        self._responses: dict[Turns, int] = {}
-        self._rows: dict[int, int] = {}  # by prompt times 2^32 plus response: half the memory of pairs
+        self._responses: dict[Said, int] = {}
+        self._prompt_of, self._response_of = array("q"), array("q")  # of each mention of a conversation
         self._groups: list[tuple[int, str]] = []
         self._user, self._chosen, self._rejected, self._place = (array("q") for _ in range(4))
         self._weight, self._label = array("d"), array("d")
@@ -262,21 +280,41 @@ class PreferencesBuilder:
         self._rating = array("d")
         self._extra: dict[str, list[Any]] = {}
 
-    def row(self, prompt: Turns, response: Turns, group: str | None = None) -> int:
-        """The number of a conversation; a `group` given here replaces the prompt as what may not be split."""
+    def row(self, prompt: Said, response: Said, group: str | None = None) -> int:
+        """A mention of a conversation, to be compared or rated; `build` makes one row of equal ones.
+
+        A `group` given here replaces the prompt as what may not be split.
+        """
         if prompt is not self._last_prompt:  # both sides of a comparison ask the same
-            self._asked = self._prompts.setdefault(prompt, len(self._prompts))
+            asked = prompt if isinstance(prompt, str) else as_said(prompt, "user")
+            self._asked = self._prompts.setdefault(asked, len(self._prompts))
             self._last_prompt = prompt
-        answer = self._responses.setdefault(response, len(self._responses))
-        row = self._rows.setdefault((self._asked << 32) | answer, len(self._rows))
+        if not isinstance(response, str):
+            response = as_said(response, "assistant")
+        mention = len(self._prompt_of)
+        self._prompt_of.append(self._asked)
+        self._response_of.append(self._responses.setdefault(response, len(self._responses)))
         if group is not None:
-            self._groups.append((row, group))
-        return row
+            self._groups.append((mention, group))
+        return mention
+
+    def rows(self) -> Integers:
+        """The row in the finished table of each mention so far, `[mentions]`; rows are in order of appearance."""
+        return self._conversations()[1]
+
+    def _conversations(self) -> tuple[Integers, Integers]:
+        """The first mention of each row, `[rows]`, and the row of each mention, `[mentions]`."""
+        key = (_integers(self._prompt_of) << 32) | _integers(self._response_of)
+        _, first, row = np.unique(key, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        return first[order], position[row]
 
     def compare(
         self, user: str, chosen: int, rejected: int, place: Place, *, weight: float = 1.0, label: float = 1.0
     ) -> None:
-        """Add "`user` chose row `chosen` over row `rejected`"."""
+        """Add "`user` chose `chosen` over `rejected`", both mentioned before."""
         self._user.append(self._users.setdefault(user, len(self._users)))
         self._chosen.append(chosen)
         self._rejected.append(rejected)
@@ -284,10 +322,29 @@ class PreferencesBuilder:
         self._label.append(label)
         self._place.append(place)
 
-    def rate(self, user: str, row: int, rating: float, place: Place) -> None:
-        """Add "`user` gave this row this rating"."""
+    def compare_all(self, users: list[str], prompts: list[str], sides: list[str]) -> None:
+        """Add a comparison for each of the next rows of the origin, which hold nothing but texts.
+
+        Args:
+            users: who compared, `[rows]`.
+            prompts: what both responses answer, `[rows]`; an empty text is no prompt.
+            sides: the chosen and the rejected response of each row in turn, `[2 * rows]`.
+        """
+        mention = np.arange(len(self._prompt_of), len(self._prompt_of) + len(sides))
+        place = self.origin.add(len(users))
+        _extend(self._user, _interned(self._users, users))
+        _extend(self._prompt_of, np.repeat(_interned(self._prompts, [text or () for text in prompts]), 2))
+        _extend(self._response_of, _interned(self._responses, sides))
+        _extend(self._chosen, mention[::2])
+        _extend(self._rejected, mention[1::2])
+        _extend(self._place, np.arange(place, place + len(users)))
+        for column in (self._weight, self._label):
+            column.extend([1.0] * len(users))
+
+    def rate(self, user: str, mention: int, rating: float, place: Place) -> None:
+        """Add "`user` gave the conversation of this mention this rating"."""
         self._rater.append(self._users.setdefault(user, len(self._users)))
-        self._rated.append(row)
+        self._rated.append(mention)
         self._rating.append(rating)
         self._rating_place.append(place)
 
@@ -310,45 +367,56 @@ class PreferencesBuilder:
         if self._user and self._rater:
             raise DataError(f"{self.origin.describe([], 0)}: comparisons and ratings in one table; load them apart")
         count = len(self._user) + len(self._rater)
-        rows = np.fromiter(self._rows, dtype=np.int64, count=len(self._rows))
-        row_prompt, row_response = rows >> 32, rows & (2**32 - 1)
-        ratings = self._built_ratings(row_prompt)
+        first, row = self._conversations()
+        row_prompt, row_response = _integers(self._prompt_of)[first], _integers(self._response_of)[first]
+        ratings = self._built_ratings(row_prompt, row)
         return Preferences(
             users=list(self._users),
-            prompts=list(self._prompts),
-            responses=list(self._responses),
+            prompts=[_as_turns(said, "user") for said in self._prompts],
+            responses=[_as_turns(said, "assistant") for said in self._responses],
             row_prompt=row_prompt,
             row_response=row_response,
-            row_group=self._row_groups(row_prompt, across=ratings is not None and ratings.across),
-            user=np.array(self._user, dtype=np.int64),
-            chosen=np.array(self._chosen, dtype=np.int64),
-            rejected=np.array(self._rejected, dtype=np.int64),
+            row_group=self._row_groups(row_prompt, row, across=ratings is not None and ratings.across),
+            user=_integers(self._user),
+            chosen=row[_integers(self._chosen)],
+            rejected=row[_integers(self._rejected)],
             weight=np.array(self._weight, dtype=np.float64),
             label=np.array(self._label, dtype=np.float64),
-            place=np.array(self._place, dtype=np.int64),
+            place=_integers(self._place),
             ratings=ratings,
             extra={name: column + [None] * (count - len(column)) for name, column in self._extra.items()},
             origin=self.origin,
         )
 
-    def _built_ratings(self, row_prompt: Integers) -> Ratings | None:
+    def _built_ratings(self, row_prompt: Integers, row_of: Integers) -> Ratings | None:
         if not self._rater:
             return None
-        user, row, place = (
-            np.array(column, dtype=np.int64) for column in (self._rater, self._rated, self._rating_place)
-        )
+        user, row, place = _integers(self._rater), row_of[_integers(self._rated)], _integers(self._rating_place)
         prompts = list(self._prompts)
         prompt = np.where([bool(prompts[at]) for at in row_prompt], row_prompt, -1)[row]
         _, judged, counts = np.unique(np.stack([user, prompt]), axis=1, return_inverse=True, return_counts=True)
         compared = (counts[judged.ravel()] > 1) & (prompt >= 0)
         return Ratings(user, row, np.array(self._rating), place, across=float(compared.mean()) < _WITHIN)
 
-    def _row_groups(self, row_prompt: Integers, across: bool) -> Integers:
+    def _row_groups(self, row_prompt: Integers, row_of: Integers, across: bool) -> Integers:
         """By explicit groups where given (rows that share one are joined), else the prompt, or the item itself."""
         rows = len(row_prompt)
         if not self._groups:
             return np.arange(rows) if across else row_prompt.copy()
-        return _joined(rows, self._groups)
+        return _joined(rows, [(int(row_of[mention]), group) for mention, group in self._groups])
+
+
+def _interned(known: dict[Any, int], values: Sequence[Any]) -> Integers:
+    """The number of each value; new ones are numbered on."""
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
+
+
+def _extend(column: "array[int]", values: Integers) -> None:
+    column.frombytes(np.ascontiguousarray(values).tobytes())
+
+
+def _integers(column: "array[int]") -> Integers:
+    return np.array(column, dtype=np.int64)
 
 
 def _joined(rows: int, groups: Sequence[tuple[int, str]]) -> Integers:

@@ -26,17 +26,17 @@ def score_file(run: str | Path, data: str | Path, *, progress: Progress = silent
     builder = PreferencesBuilder(Origin())
     findings = Findings(builder.origin)
     users: list[str] = []
-    rows: list[int] = []
+    mentions: list[int] = []
     for place, record in read_records(data, builder.origin, findings):
         row = Row(place, record, findings)
         try:
             user, response = row.identifier("user_id"), row.turns("response", "assistant")
-            rows.append(builder.row(row.prompt(), response))
+            mentions.append(builder.row(row.prompt(), response))
             users.append(user)
         except Rejected:
             continue
     faults = [found.message for found in findings if found.fatal]
-    if faults or not rows:
+    if faults or not users:
         raise DataError(faults[0] if faults else f"{data}: is empty; give at least one row")
     table = builder.build()
     embeddings = encode(table, known.encoder, known.folder / "embeddings", progress=progress)
@@ -44,7 +44,7 @@ def score_file(run: str | Path, data: str | Path, *, progress: Progress = silent
     coordinates, common = known.basis.coordinates(vectors), known.basis.common_rewards(vectors)
     population = known.basis.population.to(known.weights)
     weights = torch.stack([known.weights[known.users[user]] if user in known.users else population for user in users])
-    index = torch.tensor(rows)
+    index = torch.from_numpy(builder.rows()[mentions])
     rewards = (coordinates[index] * weights).sum(1) + common[index]
     return [
         {"user_id": user, "reward": reward, "personalized": user in known.users}

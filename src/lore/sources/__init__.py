@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from lore.errors import ConfigError, DataError
 from lore.preferences import Finding, Findings, FormatName, Origin, Preferences, PreferencesBuilder
-from lore.sources import comparisons, items, judged, personalllm, prism, tldr
-from lore.sources.fields import PlainTurns, Rejected, Row
+from lore.sources import comparisons, items, judged, personalllm, plain, prism, tldr
+from lore.sources.fields import Rejected, Row
 from lore.sources.records import Record, read_records
 
 # The columns by which a format is known, most telling first.
@@ -76,6 +76,10 @@ def read(
     """
     if format is not None and format not in get_args(FormatName):
         raise ConfigError(f"`format` must be one of {', '.join(get_args(FormatName))}, got {format!r}")
+    with _uncollected():
+        plain_comparisons = _read_columns(source, format, columns)
+    if plain_comparisons is not None:
+        return Reading(plain_comparisons, [])
     builder = PreferencesBuilder(Origin())
     findings = Findings(builder.origin)
     folder = _folder_format(source, format)
@@ -116,6 +120,15 @@ def _folder_format(source: Any, format_name: FormatName | None) -> FormatName | 
     return None
 
 
+def _read_columns(source: Any, format_name: FormatName | None, columns: Mapping[str, str] | None) -> Preferences | None:
+    """A file of plain comparisons, read a column at a time; None where it must be read row by row."""
+    if columns or format_name not in (None, "comparisons") or not isinstance(source, str | Path):
+        return None
+    path, builder = Path(source), PreferencesBuilder(Origin())
+    plainly = path.is_file() and path.suffix.lower() in plain.SUFFIXES and plain.parse_file(path, builder)
+    return builder.build() if plainly else None
+
+
 def _read_rows(
     source: Any,
     format_name: FormatName | None,
@@ -131,10 +144,10 @@ def _read_rows(
         raise DataError(f"{_name(source)}: is empty; give at least one row")
     names = _renamed(first[1], columns, source)
     parse = _parser(format_name or _recognize(names, source), builder)
-    plain: PlainTurns = {}
+    checked: set[str] = set()
     for place, record in _all(first, records):
         try:
-            parse(Row(place, _renamed(record, columns, source) if columns else record, findings, plain))
+            parse(Row(place, _renamed(record, columns, source) if columns else record, findings, checked))
         except Rejected:
             continue
 

@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from lore.preferences import PreferencesBuilder, Turns
+from lore.preferences import PreferencesBuilder, Said
 from lore.sources.fields import Row
 
 _BARE = frozenset({"user_id", "prompt", "chosen", "rejected"})
@@ -43,7 +43,7 @@ class Parser:
             raise row.fail("`comparison_id` stands for another comparison before", "give each comparison its own id")
 
 
-def _sides(row: Row) -> tuple[Turns, Turns, Turns]:
+def _sides(row: Row) -> tuple[Said, Said, Said]:
     """Prompt, chosen and rejected response; an implicit prompt is what both sides begin with."""
     raw_chosen, raw_rejected = row.required("chosen"), row.required("rejected")
     if isinstance(raw_chosen, str) != isinstance(raw_rejected, str):
@@ -54,7 +54,7 @@ def _sides(row: Row) -> tuple[Turns, Turns, Turns]:
     chosen = row.checked_turns("chosen", raw_chosen, "assistant")
     rejected = row.checked_turns("rejected", raw_rejected, "assistant")
     prompt = row.prompt()
-    if prompt or isinstance(raw_chosen, str):
+    if prompt != () or isinstance(chosen, str) or isinstance(rejected, str):
         return prompt, chosen, rejected
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:

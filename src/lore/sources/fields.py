@@ -5,13 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lore.preferences import ROLES, Findings, Place, Turns
+from lore.preferences import ROLES, Findings, Place, Said, as_said
 
 Record = Mapping[str, Any]
-# What has been checked before: texts as one turn of a role, and ids.
-PlainTurns = dict[tuple[str, str] | str, Turns]
 
-_MOST_CHARACTERS = 1_000_000
+MOST_CHARACTERS = 1_000_000
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _IDENTIFIERS = (str, int)
 
@@ -23,11 +21,11 @@ class Rejected(Exception):  # noqa: N818 - not an error: it ends one row, quietl
 class Row:
     """A record at its place; every getter notes what is wrong before it gives up on the row."""
 
-    __slots__ = ("_findings", "_plain", "place", "record")
+    __slots__ = ("_checked", "_findings", "place", "record")
 
-    def __init__(self, place: Place, record: Record, findings: Findings, plain: PlainTurns | None = None) -> None:
+    def __init__(self, place: Place, record: Record, findings: Findings, checked: set[str] | None = None) -> None:
         self.place, self.record, self._findings = place, record, findings
-        self._plain = {} if plain is None else plain
+        self._checked = set() if checked is None else checked  # texts that other rows held: each is looked at once
 
     def fail(self, kind: str, remedy: str) -> Rejected:
         """Note a fault and return the exception to raise."""
@@ -52,26 +50,25 @@ class Row:
 
     def checked_text(self, name: str, value: Any) -> str:
         """`value` if it is a usable text."""
+        if type(value) is str and value in self._checked:
+            return value
         if not isinstance(value, str):
             raise self.fail(f"`{name}` is a {_kind(value)} where a text belongs", "store the text itself")
-        if len(value) > _MOST_CHARACTERS:
-            raise self.fail(f"`{name}` is longer than {_MOST_CHARACTERS:,} characters", "shorten it or drop the row")
+        if len(value) > MOST_CHARACTERS:
+            raise self.fail(f"`{name}` is longer than {MOST_CHARACTERS:,} characters", "shorten it or drop the row")
         if _UNUSABLE.search(value):
             raise self.fail(f"`{name}` holds control characters or half a surrogate pair", "clean the text")
+        self._checked.add(value)
         return value
 
     def identifier(self, name: str) -> str:
         """A required id: a string that is not blank, or a whole number."""
         value = self.required(name)
-        if type(value) is str and value in self._plain:
-            return value
         if not isinstance(value, _IDENTIFIERS) or isinstance(value, bool):
             raise self.fail(f"`{name}` is a {_kind(value)} where an id belongs", "use a string or a whole number")
         if not str(value).strip():
             raise self.fail(f"empty `{name}`", "fill it in or drop the row")
-        identifier = self.checked_text(name, str(value))
-        self._plain[identifier] = ()
-        return identifier
+        return self.checked_text(name, str(value))
 
     def number(self, name: str, default: float | None, low: float, high: float) -> float:
         """A finite number within bounds; `default` where the field is absent or null, unless that is None."""
@@ -89,20 +86,17 @@ class Row:
             raise self.fail(f"`{name}` is not {rule}", "correct it or drop the row")
         return number
 
-    def turns(self, name: str, role: str) -> Turns:
-        """A text, as one turn of `role`, or a list of chat turns."""
+    def turns(self, name: str, role: str) -> Said:
+        """What was said: a text, as one turn of `role`, or a list of chat turns."""
         return self.checked_turns(name, self.required(name), role)
 
-    def checked_turns(self, name: str, value: Any, role: str) -> Turns:
-        """`value`, a text or a list of chat turns, as turns."""
-        if type(value) is str and (known := self._plain.get((role, value))) is not None:
-            return known
-        if isinstance(value, list | tuple):
-            if not value:
-                raise self.fail(f"`{name}` is an empty list of turns", "drop the row, or use an empty text")
-            return tuple(self._turn(name, turn) for turn in value)
-        turns = self._plain[role, value] = ((role, self.checked_text(name, value)),)
-        return turns
+    def checked_turns(self, name: str, value: Any, role: str) -> Said:
+        """`value` if it is a usable text or list of chat turns."""
+        if not isinstance(value, list | tuple):
+            return self.checked_text(name, value)
+        if not value:
+            raise self.fail(f"`{name}` is an empty list of turns", "drop the row, or use an empty text")
+        return as_said(tuple(self._turn(name, turn) for turn in value), role)
 
     def _turn(self, name: str, turn: Any) -> tuple[str, str]:
         if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
@@ -113,7 +107,7 @@ class Row:
             raise self.fail(f"unknown role {turn['role']!r} in `{name}`", f"use {', '.join(sorted(ROLES))}")
         return turn["role"], self.checked_text(f"{name}.content", turn["content"])
 
-    def prompt(self) -> Turns:
+    def prompt(self) -> Said:
         """The prompt's turns; none where there is no prompt, or an empty one."""
         if self.record.get("prompt") is None or self.record["prompt"] == "":
             return ()
