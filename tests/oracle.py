@@ -12,7 +12,7 @@ def margin_of(vectors: Tensor, chosen: int, rejected: int | None, basis: Tensor,
 
 
 def loss(pairs, basis: Tensor, weights: Tensor, average: str = "users", temperature: float = 1.0) -> Tensor:
-    """The data loss of DESIGN section 2, pair by pair."""
+    """The data loss of docs/model.md, pair by pair."""
     by_user: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for at in range(len(pairs)):
         rejected = None if pairs.rejected is None else int(pairs.rejected[at])

@@ -75,6 +75,9 @@ def test_check_prints_counts_and_says_by_its_exit_code_whether_train_would_accep
     assert code == 2
     assert "fatal: " in out
     assert err.count("\n") == 1
+    for rows, words in ((small_rows(users=1), "too few users"), (small_rows(prompts=1), "too few groups")):
+        assert words in lore("check", jsonl(rows))[2]
+        assert lore("train", jsonl(rows), "--out", jsonl(rows).parent / words)[0] == 2
     code, out, _ = lore("check", jsonl(small_rows()), "--json")
     assert json.loads(out)["counts"]["users"] == 6
 
@@ -112,7 +115,7 @@ def test_the_steps_one_at_a_time(lore: Command, jsonl: Write, tmp_path: Path) ->
 
 
 def test_columns_are_mapped_by_options(lore: Command, jsonl: Write) -> None:
-    rows = [{"worker": "a", "q": "p", "win": "x", "lose": "y"}, {"worker": "b", "q": "p", "win": "y", "lose": "x"}]
+    rows = [{"worker": "a", "q": "p", "win": "x", "lose": "y"}, {"worker": "b", "q": "r", "win": "y", "lose": "x"}]
     options = ["--user-column", "worker", "--prompt-column", "q", "--chosen-column", "win", "--rejected-column", "lose"]
     code, out, _ = lore("check", jsonl(rows), *options)
     assert code == 0
@@ -155,7 +158,7 @@ BAD_LINES = {
     "blank user": ([ROW | {"user_id": " "}], "line 1: empty `user_id`"),
     "user of another type": ([ROW | {"user_id": [1]}], "`user_id` is a list"),
     "null chosen": ([ROW | {"chosen": None}], "null in `chosen`"),
-    "number as text": ([ROW | {"rejected": 7}], "of different types"),
+    "number as text": ([ROW | {"rejected": 7}], "is a number"),
     "list as text": ([ROW | {"rejected": ["bad"]}], "of different types"),
     "unknown role": ([ROW | {"prompt": [{"role": "gpt", "content": "x"}]}], "role 'gpt'"),
     "turn without content": ([ROW | {"prompt": [{"role": "user"}]}], "chat turns"),
@@ -171,7 +174,7 @@ BAD_LINES = {
         [ROW | {"comparison_id": "c"}, ROW | {"comparison_id": "c", "chosen": "x"}],
         "line 2: `comparison_id`",
     ),
-    "one user only": (small_rows(users=1), "unseen users needs 2"),
+    "one user only": (small_rows(users=1), "too few users"),
     "one prompt only": ([ROW, ROW | {"user_id": "b"}], "two"),
     "no user with two comparisons": ([ROW | {"user_id": f"u{at}", "prompt": f"p{at}"} for at in range(2)], "pair"),
     "told apart by form": (
@@ -204,6 +207,15 @@ BAD_ARGUMENTS = {
     "missing column": (["check", "{data}", "--user-column", "worker"], "worker"),
     "unknown format": (["check", "{data}", "--format", "xml"], "format"),
     "ranks that are no numbers": (["train", "{data}", "--out", "{folder}/run", "--ranks", "a,b"], "--ranks"),
+    "no personal model": (["train", "{data}", "--out", "{folder}/run", "--ranks", "0,1"], "personal model"),
+    "negative seed": (["train", "{data}", "--out", "{folder}/run", "--seed", "-1"], "--seed"),
+    "huge seed": (["fit", "{embedded}", "--seed", "99999999999999999999999"], "--seed"),
+    "a RUN folder that cannot be made": (["train", "{data}", "--out", "/proc/none/run"], "another place"),
+    "scores into a folder": (["score", "{finished}", "{rows}", "--out", "{folder}"], "Is a directory"),
+    "data that is a device": (["check", "/dev/null"], "neither a file nor a folder"),
+    "a request that is a folder": (["rerank", "{finished}", "--user", "a", "{folder}"], "Is a directory"),
+    "a model that is there already": (["fit", "{finished}"], "--force"),
+    "people who are known already": (["personalize", "{finished}", "{data}"], "--replace"),
     "negative rank": (["train", "{data}", "--out", "{folder}/run", "--ranks", "-1"], "ranks"),
     "rank above dim": (["train", "{data}", "--out", "{folder}/run", "--ranks", "99"], "at most"),
     "unseen above one": (["train", "{data}", "--out", "{folder}/run", "--unseen", "2"], "unseen"),
@@ -218,7 +230,7 @@ BAD_ARGUMENTS = {
     "an unfinished run": (["evaluate", "{embedded}"], "not finished"),
     "a request that is no JSON": (["rerank", "{finished}", "--user", "a", "{folder}/notes.txt"], "JSON"),
     "a request without candidates": (["rerank", "{finished}", "--user", "a", "{folder}/request.json"], "candidates"),
-    "a request that is missing": (["rerank", "{finished}", "--user", "a", "{folder}/none.json"], "no such file"),
+    "a request that is missing": (["rerank", "{finished}", "--user", "a", "{folder}/none.json"], "No such file"),
 }
 
 
@@ -229,7 +241,14 @@ def test_bad_arguments_are_refused_in_one_line(
     arguments, words = BAD_ARGUMENTS[fault]
     (tmp_path / "notes.txt").write_text("not JSON")
     (tmp_path / "request.json").write_text("{}")
-    places = {"data": jsonl(small_rows()), "folder": tmp_path, "finished": finished, "embedded": tmp_path / "embedded"}
+    (tmp_path / "rows.jsonl").write_text('{"user_id": "u0", "prompt": "Hi", "response": "x"}')
+    places = {
+        "rows": tmp_path / "rows.jsonl",
+        "data": jsonl(small_rows()),
+        "folder": tmp_path,
+        "finished": finished,
+        "embedded": tmp_path / "embedded",
+    }
     if "{embedded}" in arguments:
         assert lore("embed", places["data"], "--out", places["embedded"])[0] == 0
     code, _, err = lore(*(argument.format(**places) for argument in arguments))
@@ -289,7 +308,7 @@ def test_an_interruption_ends_with_130_and_a_fault_of_ours_is_not_hidden(
         patch.setattr("lore.train.train", interrupt)
         code, _, err = lore("train", data, "--out", tmp_path / "run")
     assert code == 130
-    assert "resume" in err
+    assert "interrupted" in err
 
     def bug(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "strange")

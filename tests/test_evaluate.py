@@ -68,6 +68,17 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert covered >= 88
 
 
+def test_the_interval_covers_the_truth_with_few_people_too() -> None:
+    covered = 0
+    for seed in range(300):
+        rng = torch.Generator().manual_seed(seed)
+        pairs = random_pairs(users=6, pairs=600, seed=seed)
+        strangers = 0.3 * torch.randn(6, generator=rng)  # people differ, and 0 is their mean
+        found = accuracy_of_margins(pairs, strangers[pairs.user] + torch.randn(600, generator=rng))
+        covered += found.low <= 0.5 <= found.high
+    assert covered >= 0.92 * 300
+
+
 def test_four_people_give_no_interval() -> None:
     found = accuracy_of_margins(random_pairs(users=4), torch.ones(240))
     assert found.mean == 1.0

@@ -90,6 +90,71 @@ def test_an_interrupted_run_resumes_and_ends_like_an_undisturbed_one(tmp_path: P
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    "step", ["check", "Pairs.from_embeddings", "fit_weights", "save_users", "write_report", "finish"]
+)
+def test_an_interruption_of_any_step_leaves_nothing_half_written_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    reading = read(small_rows(users=24))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lore.train.{step}", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(reading, tmp_path / "run", CONFIG)
+    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(RunError, match=r"not finished|no such"):
+        Run.load(tmp_path / "run")
+    fits = {file: file.read_bytes() for file in (tmp_path / "run").glob("checkpoints/**/*.safetensors")}
+    assert bool(fits) == (step in ("fit_weights", "save_users", "write_report", "finish"))
+    resumed = rows_of(train(reading, tmp_path / "run", CONFIG).folder)
+    assert resumed["results"] == rows_of(train(reading, tmp_path / "whole", CONFIG).folder)["results"]
+
+
+def test_a_run_that_was_refused_gives_way_to_its_correction(tmp_path: Path) -> None:
+    reading = read(small_rows(users=24))
+    with pytest.raises(ConfigError, match="rank"):
+        train(reading, tmp_path / "run", replace(CONFIG, ranks=(2, 99)))
+    embedded = list((tmp_path / "run" / "embeddings").glob("shard*"))
+    assert embedded
+    assert train(reading, tmp_path / "run", CONFIG).folder == tmp_path / "run"
+    assert list((tmp_path / "run" / "embeddings").glob("shard*")) == embedded
+
+
+def test_a_model_is_replaced_only_by_force_and_its_report_goes_with_it(tmp_path: Path) -> None:
+    train(read(small_rows(users=24)), tmp_path / "run", CONFIG)
+    with pytest.raises(RunError, match="--force"):
+        fit_step(tmp_path / "run", FitConfig(rank=3))
+    fit_step(tmp_path / "run", FitConfig(rank=3), force=True)
+    assert Run.load(tmp_path / "run").basis.rank == 3
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_people_who_are_known_are_learned_anew_only_when_asked_for(tmp_path: Path) -> None:
+    train(read(small_rows(users=24)), tmp_path / "run", CONFIG)
+    known = load(small_rows(users=1, prompts=2))
+    with pytest.raises(RunError, match="'u0'"):
+        personalize_step(tmp_path / "run", known)
+    before = Run.load(tmp_path / "run").weights_of("u0")
+    assert personalize_step(tmp_path / "run", known, replace_known=True) == 1
+    assert not torch.equal(Run.load(tmp_path / "run").weights_of("u0"), before)
+
+
+def test_a_gain_that_strangers_weights_give_too_is_not_called_personal(tmp_path: Path) -> None:
+    found = train(read(small_rows(users=24)), tmp_path / "run", CONFIG).sweep
+    assert "helps new people" in finding(found)
+    own = next(row for row in found.results if (row.model, row.setting) == ("simplex", "unseen_test"))
+    others = [
+        replace(row, gain=own.gain, gain_low=own.gain_low, gain_high=own.gain_high)
+        if row.model == "wrong_user" and row.setting == "unseen_test"
+        else row
+        for row in found.results
+    ]
+    assert "not because it is personal" in finding(replace(found, results=others))
+
+
 def test_a_run_of_something_else_is_refused_unless_forced_and_embeddings_are_kept(tmp_path: Path) -> None:
     first = read(small_rows(users=24))
     train(first, tmp_path / "run", CONFIG)

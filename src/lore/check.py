@@ -63,14 +63,15 @@ class CheckReport:
         return {"counts": asdict(self.counts), "findings": [asdict(finding) for finding in self.findings]}
 
 
-def check(preferences: Preferences, row_findings: Sequence[Finding] = ()) -> CheckReport:
+def check(preferences: Preferences, row_findings: Sequence[Finding] = (), *, to_split: bool = False) -> CheckReport:
     """Count what is in a table and find what is wrong with it.
 
     Args:
         preferences: from `lore.load` or `lore.sources.read`.
         row_findings: what reading it noted.
+        to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """
-    findings = [*row_findings]
+    findings = [*row_findings, *(_too_few(preferences) if to_split else [])]
     if preferences.ratings is None:
         findings += _pair_findings(preferences)
         findings += form_leaks(preferences)
@@ -78,6 +79,18 @@ def check(preferences: Preferences, row_findings: Sequence[Finding] = ()) -> Che
         findings += _rating_findings(preferences)
     findings += _common_findings(preferences)
     return CheckReport(_counts(preferences), sorted(findings, key=lambda finding: not finding.fatal))
+
+
+def _too_few(preferences: Preferences) -> list[Finding]:
+    """What a split needs two of."""
+    judged = preferences.user if preferences.ratings is None else preferences.ratings.user
+    remedies = {"users": "--unseen 0", "groups (prompts)": "--split user"}
+    found = {"users": len(np.unique(judged)), "groups (prompts)": len(np.unique(preferences.row_group))}
+    return [
+        Finding(f"too few {name}", True, f"too few {name} for a split ({count} of 2); add some, or train with {way}", 1)
+        for (name, count), way in zip(found.items(), remedies.values(), strict=True)
+        if count < 2
+    ]
 
 
 def _counts(preferences: Preferences) -> Counts:

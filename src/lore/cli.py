@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="lore",
     help="Learns what each person prefers: personalized reward models from comparisons.",
-    no_args_is_help=False,
+    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-# What the surroundings can do to a run: a full or read-only disk, missing rights, a path that is no folder.
+# What the surroundings can do to a run: a full disk; a read-only one, missing rights, a path that is no folder.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SURROUNDINGS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EFBIG}
+    {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG}
 )
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -66,9 +67,11 @@ UserColumn = Annotated[str | None, typer.Option(help="The column that holds user
 PromptColumn = Annotated[str | None, typer.Option(help="The column that holds prompt.", show_default=False)]
 ChosenColumn = Annotated[str | None, typer.Option(help="The column that holds chosen.", show_default=False)]
 RejectedColumn = Annotated[str | None, typer.Option(help="The column that holds rejected.", show_default=False)]
-EncoderName = Annotated[str, typer.Option("--encoder", help="minilm, or the id or folder of a reward model.")]
+EncoderName = Annotated[
+    str, typer.Option("--encoder", help="minilm (reads responses alone), or a reward model's id or folder.")
+]
 Ranks = Annotated[str, typer.Option(help="Ranks to compare, separated by commas.")]
-Seed = Annotated[int, typer.Option(help="Of split, draws and fits.")]
+Seed = Annotated[int, typer.Option(help="Of split, draws and fits.", min=0, max=2**63 - 1)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is in RUN; embeddings are kept.")]
 Family = Annotated[FamilyName, typer.Option(help="Of the personal models.")]
 SplitBy = Annotated[SplitName, typer.Option("--split", help="Hold out groups (prompts), or each user's own groups.")]
@@ -79,7 +82,7 @@ Redact = Annotated[bool, typer.Option("--redact", help="Leave texts out of the r
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and leave with its exit code (DESIGN section 6)."""
+    """Run the command and leave with its exit code (docs/commands.md)."""
     sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -91,12 +94,12 @@ def _run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _refuse(error.format_message())
     except OSError as error:
-        if error.errno not in _SURROUNDINGS:
+        if error.errno not in _SURROUNDINGS | _FULL:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{place}{error.strerror}; make room, or choose another folder")
+        return _refuse(f"{place}{error.strerror}; {'make room, or ' * (error.errno in _FULL)}choose another place")
     if code == _INTERRUPTED:
-        _refuse("interrupted; run the same command again to resume")
+        _refuse("interrupted; nothing is half-written, and the same command goes on where it can")
     return code if isinstance(code, int) else 0
 
 
@@ -141,14 +144,14 @@ def check(
     from lore.check import check as check_preferences
 
     reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
-    report = check_preferences(reading.preferences, reading.findings)
+    report = check_preferences(reading.preferences, reading.findings, to_split=True)
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:
         _show_check(report)
     if report.fatal:
         raise DataError(
-            f"{data}: {len(report.fatal)} kinds of fault would stop `lore train`; the first: {report.fatal[0].message}"
+            f"{data}: `lore train` would refuse it; {report.fatal[0].message} (kinds of fault: {len(report.fatal)})"
         )
 
 
@@ -206,14 +209,21 @@ def embed(
     split: SplitBy = SplitName.group,
     unseen: Unseen = 0.2,
     test: Test = 0.3,
+    pairs_per_user: PairsPerUser = 200,
     force: Force = False,
     format: Format = None,  # noqa: A002 - the option's name
+    user_column: UserColumn = None,
+    prompt_column: PromptColumn = None,
+    chosen_column: ChosenColumn = None,
+    rejected_column: RejectedColumn = None,
 ) -> None:
     """Begin a RUN folder and embed every conversation once."""
     from lore.train import TrainConfig, embed_step
 
-    config = TrainConfig(encoder, family.value, seed=seed, by=split.value, unseen=unseen, test=test)
-    reading = _read(data, format, {})
+    config = TrainConfig(
+        encoder, family.value, seed=seed, by=split.value, unseen=unseen, test=test, pairs_per_user=pairs_per_user
+    )
+    reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
     _refuse_fatal(reading)
     with _progress() as progress:
         embeddings = embed_step(reading.preferences, out, config, force=force, progress=progress)
@@ -228,24 +238,34 @@ def fit(
     rank: Annotated[int, typer.Option(help="Learned directions.")] = 5,
     family: Family = FamilyName.simplex,
     seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model of a finished run.")] = False,
 ) -> None:
     """Learn a basis from the seen users of a RUN folder that has been embedded."""
     from lore.fit import FitConfig
     from lore.train import fit_step
 
-    found = fit_step(run, FitConfig(family=family.value, rank=rank, seed=seed))
+    found = fit_step(run, FitConfig(family=family.value, rank=rank, seed=seed), force=force)
     typer.echo(f"loss {found.loss:.4f}, gap {found.gap:.1e}, {len(found.history)} steps; model in {run / 'model'}")
 
 
 @app.command()
-def personalize(run: RunFolder, data: Data) -> None:
+def personalize(
+    run: RunFolder,
+    data: Data,
+    replace: Annotated[bool, typer.Option("--replace", help="Learn known people anew, from this file alone.")] = False,
+    format: Format = None,  # noqa: A002 - the option's name
+    user_column: UserColumn = None,
+    prompt_column: PromptColumn = None,
+    chosen_column: ChosenColumn = None,
+    rejected_column: RejectedColumn = None,
+) -> None:
     """Learn the weights of the people in a file, with the basis of a RUN folder frozen."""
     from lore.train import personalize_step
 
-    reading = _read(data, None, {})
+    reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
     _refuse_fatal(reading)
     with _progress() as progress:
-        people = personalize_step(run, reading.preferences, progress=progress)
+        people = personalize_step(run, reading.preferences, replace_known=replace, progress=progress)
     typer.echo(f"weights of {people:,} people in {run / 'users'}")
 
 
@@ -368,8 +388,8 @@ def _request(file: Path | None) -> dict[str, Any]:
     name = str(file or "standard input")
     try:
         request = json.loads(file.read_text(encoding="utf-8") if file else sys.stdin.read())
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}); give a JSON file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not valid JSON ({error})") from None
     if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
@@ -439,11 +459,14 @@ def _show_check(report: Any) -> None:
 
 
 def _show_outcome(outcome: "TrainOutcome") -> None:
-    _show_results([result for result in outcome.sweep.results if result.shots is None])
+    chosen = outcome.sweep.chosen.basis
+    _show_results([result for result in outcome.sweep.results if result.shots is None], (chosen.family, chosen.rank))
+    if outcome.split.dropped:
+        typer.echo(f"\n{outcome.split.dropped:,} pairs straddle training and test and were dropped.")
     typer.echo(f"\n{outcome.finding}\nReport: {outcome.folder / 'report.html'}")
 
 
-def _show_results(results: Sequence["Result"]) -> None:
+def _show_results(results: Sequence["Result"], chosen: tuple[str, int] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -453,6 +476,7 @@ def _show_results(results: Sequence["Result"]) -> None:
     for result in results:
         ranked = result.model in ("simplex", "gaussian")
         name = f"{result.model} {result.rank}" if ranked else result.model
+        name += " (chosen)" if (result.model, result.rank) == chosen else ""
         interval = f" ({100 * result.low:.1f}-{100 * result.high:.1f})" if result.low == result.low else ""
         shown = f"{100 * result.accuracy:.1f}{interval}"
         cells.setdefault(name, {})[result.setting] = shown

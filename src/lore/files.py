@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside, synced, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     When the block raises (Ctrl-C included) the file beside is removed and `path` is as it was.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -73,6 +73,9 @@ class FitConfig:
             raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
         if self.average not in ("users", "pairs"):
             raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in ("strength", "weight_strength"):
             value = getattr(self, name)
             if value != "auto" and not (isinstance(value, int | float) and 0 <= value < math.inf):
@@ -83,6 +86,8 @@ class FitConfig:
                 raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
         if self.max_iterations < 1:
             raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"`seed` must be from 0 to 2^63 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Fit:
         gap: `|gradient| |basis| / objective` at the end: how much the objective could still change, relatively, for a
             relative change of the basis. For the gaussian family, the relative change of the covariance in the last
             iteration.
-        converged: whether the stopping rule was met.
+        converged: whether the stopping rule was met; that of the gaussian family is a fixed number of iterations.
         history: objective after each step.
         strength: of the penalty, as used.
         weight_strength: of the shrinkage of weights, as used.
@@ -201,7 +206,7 @@ class _Fitter:
         self.pairs = pairs
         self.reference = reference
         self.scale = _mean_squared_difference(pairs)
-        self._folds: list[_Fold] | None = None
+        self._folds: dict[int, list[_Fold]] = {}
         self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
 
     def fit(self, config: FitConfig) -> Fit:
@@ -283,10 +288,10 @@ class _Fitter:
     # --- validation -----------------------------------------------------------------------------------------------
 
     def folds(self, seed: int) -> list[_Fold]:
-        """Training and held-out pairs by group; a pair that straddles is in neither."""
-        if self._folds is None:
-            self._folds = _folds(self.pairs, seed)
-        return self._folds
+        """Training and held-out pairs by group, without shared responses; a pair that straddles is in neither."""
+        if seed not in self._folds:
+            self._folds[seed] = _folds(self.pairs, seed)
+        return self._folds[seed]
 
     def pooled(self, config: FitConfig) -> _Pooled:
         """The pooled direction at the strength that predicts held-out groups best."""
@@ -368,45 +373,60 @@ class _Fitter:
     # --- the gaussian family --------------------------------------------------------------------------------------
 
     def _fit_gaussian(self, config: FitConfig) -> Fit:
-        features = principal_features(self.pairs.vectors).map
-        count = features.shape[1]
-        if config.rank > count:
-            raise ConfigError(f"`rank` must be at most the {count} features of these pairs, got {config.rank}")
         center, strength, validation = self._center(config)
+        basis, change = _gaussian_basis(self.pairs, config, center)
         problem = likelihood(self.pairs, config.average, config.temperature)
-        offset = problem.project(center[:, None]).squeeze(1)
-        tempered = UserChoices(
-            self.pairs.user,
-            self.pairs.label,
-            self.pairs.weight / config.tempering,
-            len(self.pairs.users),
-            config.temperature,
-        )
-        taste = learn_taste(tempered, problem.project(features), offset, config.rank)
-        vectors = features @ taste.root.to(features)
-        basis = RewardBasis(
-            vectors=vectors,
-            center=center,
-            population=torch.zeros_like(vectors[0]),
-            family="gaussian",
-            rank=config.rank,
-            temperature=config.temperature,
-        )
+        offset, projected = problem.project(center[:, None]).squeeze(1), problem.project(basis.vectors)
         posterior = gaussian_weights(
-            gaussian_choices(self.pairs, basis), problem.project(vectors), offset, INNER_TOLERANCE * config.tolerance
+            gaussian_choices(self.pairs, basis), projected, offset, INNER_TOLERANCE * config.tolerance
         )
-        weights = posterior.weights.to(vectors)
-        loss = float(problem.loss(problem.margins(problem.project(vectors), weights) + offset))
+        weights = posterior.weights.to(projected)
+        loss = float(problem.loss(problem.margins(projected, weights) + offset))
         objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
-        return Fit(
-            basis, weights, loss, objective, taste.change, converged=True, strength=strength, validation=validation
-        )
+        if validation is not None:
+            validation = self._held_out_gaussian(config)
+        return Fit(basis, weights, loss, objective, change, converged=True, strength=strength, validation=validation)
+
+    def _held_out_gaussian(self, config: FitConfig) -> float:
+        losses = []
+        for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
+            basis, _ = _gaussian_basis(fold.train, config, center)
+            train = likelihood(fold.train, config.average, config.temperature)
+            offset = train.project(center[:, None]).squeeze(1)
+            choices = gaussian_choices(fold.train, basis)
+            weights = gaussian_weights(choices, train.project(basis.vectors), offset, config.tolerance).weights
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            margin = held_out.margins(held_out.project(basis.vectors), weights.to(offset))
+            losses.append(float(held_out.loss(margin + held_out.project(center[:, None]).squeeze(1))))
+        return float(np.mean(losses))
 
     def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
         if config.strength == "auto":
             pooled = self.pooled(config)
             return pooled.direction, pooled.strength, pooled.validation
         return self._fit_pooled(self.pairs, config, config.strength).point.squeeze(1), config.strength, None
+
+
+def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:
+    """The learned tastes around a center, and the relative change of their covariance in the last iteration."""
+    features = principal_features(pairs.vectors).map
+    if config.rank > features.shape[1]:
+        raise ConfigError(f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}")
+    problem = likelihood(pairs, config.average, config.temperature)
+    share = pairs.weight / config.tempering
+    tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
+    offset = problem.project(center[:, None]).squeeze(1)
+    taste = learn_taste(tempered, problem.project(features), offset, config.rank)
+    vectors = features @ taste.root.to(features)
+    basis = RewardBasis(
+        vectors=vectors,
+        center=center,
+        population=torch.zeros_like(vectors[0]),
+        family="gaussian",
+        rank=config.rank,
+        temperature=config.temperature,
+    )
+    return basis, taste.change
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:
@@ -428,12 +448,9 @@ def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
     folds = min(_FOLDS, len(groups))
     assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
     of_row = assigned.to(number.device)[number]
-    first = of_row[pairs.chosen]
-    second = first if pairs.rejected is None else of_row[pairs.rejected]
     made = []
     for fold in range(folds):
-        train = pairs.select((first != fold) & (second != fold))
-        held_out = pairs.select((first == fold) & (second == fold))
+        train, held_out = pairs.parted(of_row == fold)
         if len(train) and len(held_out):
             made.append(_Fold(train.compact(), held_out.compact()))
     if not made:

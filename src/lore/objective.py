@@ -1,7 +1,7 @@
 """The objective of LoRe, its parts and their exact gradients: tensors in, tensors out.
 
 The only place where the likelihood and the penalties are computed. With margin m = r(chosen) - r(rejected),
-temperature T, label y = P(chosen preferred) and pair weights v (Bose et al. 2025, section 3; DESIGN section 2):
+temperature T, label y = P(chosen preferred) and pair weights v (Bose et al. 2025, section 3; docs/model.md):
 
     loss of a pair      y softplus(-m/T) + (1 - y) softplus(m/T)
     average="users"     mean over users with pairs of the v-weighted mean over the user's pairs
@@ -136,7 +136,7 @@ def penalty(vectors: Tensor, reference: Tensor, strength: float, kind: PenaltyKi
         vectors: `[dim, rank]`; no column may be zero for the cosine.
         reference: direction that the columns are drawn to, `[dim]`; zeros for none ("distance" only).
         strength: not negative.
-        kind: "distance" (Bose et al. 2025, equation 5, with the mean taken as in DESIGN section 2) or "cosine".
+        kind: "distance" (Bose et al. 2025, equation 5, with the mean taken as in docs/model.md) or "cosine".
     """
     if kind == "distance":
         offset = vectors - reference[:, None]

@@ -237,6 +237,16 @@ class Pairs:
             ratings=None,
         )
 
+    def parted(self, in_test: Tensor) -> "tuple[Pairs, Pairs]":
+        """Training and test pairs for test rows `[rows]`, a mask.
+
+        A pair that straddles is in neither, and no pair for training has a response that is in a test pair.
+        """
+        first, second = _by_pair(self, in_test)
+        test = self.select(first & second)
+        leaking = _by_pair(self, in_test | _same_response(self, test))
+        return self.select(~leaking[0] & ~leaking[1]), test
+
     def drawn(self, part: int, kept: Tensor | None = None) -> "Pairs":
         """Pairs drawn from some of the ratings, a mask `[ratings]`; another `part` draws others."""
         if self.ratings is None:
@@ -398,7 +408,9 @@ def _split_users(pairs: Pairs, unseen: float, rng: np.random.Generator) -> tuple
     users = len(pairs.users)
     needed = 2 if unseen > 0 else 1
     if users < needed:
-        raise DataError(f"{users} users, but a split with unseen users needs {needed}; add users or use --unseen 0")
+        raise DataError(
+            f"too few users for a split with unseen ones ({users} of {needed}); add users or use --unseen 0"
+        )
     held_out = min(max(round(unseen * users), 1), users - 1) if unseen > 0 else 0
     order = rng.permutation(users)
     return torch.from_numpy(np.sort(order[held_out:])), torch.from_numpy(np.sort(order[:held_out]))
@@ -419,10 +431,7 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
         held_out = pairs.drawn(part=2, kept=row_in_test[pairs.ratings.row])
         clean = ~row_in_test & ~_same_response(pairs, held_out)
         return pairs.drawn(part=1, kept=clean[pairs.ratings.row]), held_out, 0
-    first, second = _by_pair(pairs, row_in_test)
-    held_out = pairs.select(first & second)
-    leaking = _by_pair(pairs, _same_response(pairs, held_out))
-    return pairs.select(~first & ~second & ~leaking[0] & ~leaking[1]), held_out, 0
+    return *pairs.parted(row_in_test), 0
 
 
 def _by_pair(pairs: Pairs, of_row: Tensor) -> tuple[Tensor, Tensor]:

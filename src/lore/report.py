@@ -77,11 +77,31 @@ def finding(sweep: Sweep) -> str:
     if not np.isfinite(found.low):
         return f"Whether personalizing helps {whom} cannot be told from so few ({found.users}); it takes five or more."
     interval = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    if found.low > 0 and (others := _gain_of_others(sweep)) > 0:
+        return (
+            f"The model for {whom} is {interval} better than one model for all, but not because it is personal: "
+            f"with another person's weights it is better by {100 * others:.1f} points as well."
+        )
     if found.low > 0:
         return f"Personalizing helps {whom} by {interval} over one model for all."
     if found.high < 0:
         return f"Personalizing hurts {whom}: {interval} against one model for all."
     return f"Personalizing does not measurably help {whom}: {interval} against one model for all."
+
+
+def _gain_of_others(sweep: Sweep) -> float:
+    """Gain over pooled with another person's weights, if certain and half of that with one's own, else 0."""
+    setting = _setting(sweep)
+    control = [result for result in sweep.results if result.model == "wrong_user" and result.setting == setting]
+    if not control or not (control[0].gain_low or 0.0) > 0:
+        return 0.0
+    others = control[0].gain or 0.0
+    return others if others >= headline(sweep).mean / 2 else 0.0
+
+
+def _setting(sweep: Sweep) -> str:
+    """The setting of the headline."""
+    return "unseen_test" if _has_unseen(sweep) else "seen_test"
 
 
 def headline(sweep: Sweep) -> Gain:
@@ -100,7 +120,7 @@ def write_report(folder: Path, summary: Summary) -> None:
 
 
 def report_json(summary: Summary) -> dict[str, Any]:
-    """The content of `report.json` (DESIGN section 6)."""
+    """The content of `report.json` (docs/commands.md)."""
     found = headline(summary.sweep)
     return {
         "lore": summary.version,
@@ -181,7 +201,8 @@ def _explanation(summary: Summary) -> str:
     kind = f"{chosen.basis.family} model of rank {chosen.basis.rank}"
     return (
         f"The {kind} against pooled Bradley-Terry, one reward for everybody, on held-out groups of "
-        f"{summary.sweep.per_user.users} people. All choices of strength and rank were made inside the training part."
+        f"{summary.sweep.per_user.users} people, in one random split. All choices of strength and rank were made "
+        "inside the training part."
     )
 
 
@@ -190,7 +211,7 @@ def _count_tiles(summary: Summary) -> list[tuple[str, str]]:
     tiles = [
         ("people", f"{counts['users']:,}"),
         ("ratings" if counts["ratings"] else "comparisons", f"{counts['comparisons']:,}"),
-        ("responses", f"{counts['conversations']:,}"),
+        ("responses", f"{counts['responses']:,}"),
         ("pairs dropped", f"{summary.split.dropped:,}"),
     ]
     if counts["disagreement"] is not None:
@@ -237,9 +258,21 @@ def _control_lines(sweep: Sweep) -> Iterator[str]:
         "length": "If the longer response always won, accuracy would be",
     }
     for result in sweep.results:
-        if result.model in _CONTROLS and result.setting == ("unseen_test" if _has_unseen(sweep) else "seen_test"):
+        if result.model in _CONTROLS and result.setting == _setting(sweep):
             interval = f"; 95 % interval {result.low:.1%} to {result.high:.1%}" if np.isfinite(result.low) else ""
-            yield f"{meanings[result.model]}: {result.accuracy:.1%} ({SETTINGS[result.setting][0]}{interval})."
+            passed = "" if result.model == "length" else f" {'It does.' if _passes(result) else 'It does not.'}"
+            gained = (
+                f", {100 * (result.gain or 0.0):+.1f} points against pooled" if result.model == "wrong_user" else ""
+            )
+            found = f"{result.accuracy:.1%}{gained} ({SETTINGS[result.setting][0]}{interval})"
+            yield f"{meanings[result.model]}: {found}.{passed}"
+
+
+def _passes(control: Result) -> bool:
+    """Whether the interval of a control does not contradict what is expected of it."""
+    if control.model == "wrong_user":
+        return not (control.gain_low or 0.0) > 0
+    return not (control.low > 0.6 or control.high < 0.4)  # one draw of coins strays further than its interval says
 
 
 def _directions(summary: Summary) -> Iterator[dict[str, Any]]:
@@ -398,8 +431,15 @@ def _people_plot(sweep: Sweep) -> str:
     values = difference[difference.isfinite()].numpy()
     figure, axes = _new_axes()
     edges = np.linspace(-1, 1, 26) * max(float(np.abs(values).max(initial=0.0)), 1.0)
-    axes.hist(values[values < 0], bins=edges, color=_ORANGE, label=f"worse: {(values < 0).sum()} people")
-    axes.hist(values[values >= 0], bins=edges, color=_BLUE, label=f"same or better: {(values >= 0).sum()} people")
+    kinds = {"worse": (values < 0, _ORANGE), "same": (values == 0, _GREY), "better": (values > 0, _BLUE)}
+    axes.hist(
+        [values[own] for own, _ in kinds.values()],
+        bins=edges,
+        stacked=True,
+        color=[color for _, color in kinds.values()],
+        label=[f"{kind}: {own.sum()} people" for kind, (own, _) in kinds.items()],
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("gain over pooled, points")
     axes.set_ylabel("people")
     axes.legend(frameon=False, fontsize=8)

@@ -30,11 +30,11 @@ def begin(folder: Path, config: dict[str, Any], data: str, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose another --out")
     if folder.exists() and any(folder.iterdir()):
-        if not force and not _same_unfinished(folder, state):
+        if not force and not _same_unfinished(folder, state) and not _refused(folder):
             raise RunError(f"{folder}: exists already; choose another --out, or replace it with --force")
         if force and not (folder / _STATE).exists():
             raise RunError(f"{folder}: is not a RUN folder and will not be replaced; choose another --out")
-        if force and not _same_unfinished(folder, state):
+        if not _same_unfinished(folder, state):
             _clear(folder)
     write_json(folder / _STATE, state)
 
@@ -45,6 +45,18 @@ def _same_unfinished(folder: Path, state: dict[str, Any]) -> bool:
     except DataError:
         return False
     return found == state
+
+
+def refuse(folder: Path) -> None:
+    """Note that data or arguments do not do, so that others may take the place of this run and use its embeddings."""
+    write_json(folder / _STATE, {**read_json(folder / _STATE), "refused": True})
+
+
+def _refused(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / _STATE).get("refused"))
+    except DataError:
+        return False
 
 
 def _clear(folder: Path) -> None:
@@ -111,7 +123,9 @@ class Run:
         """
         path = Path(folder)
         if not read_state(path).get("finished"):
-            raise RunError(f"{path}: the run is not finished; start the same `lore train` again to resume it")
+            raise RunError(
+                f"{path}: the run is not finished; repeat `lore train` to resume it, or go on with `lore fit`"
+            )
         basis = RewardBasis.load(path / "model")
         try:
             ids = read_json(path / "users" / "ids.json")

@@ -14,7 +14,7 @@ import torch
 from lore.basis import Family, RewardBasis
 from lore.check import CheckReport, check
 from lore.embedding import Embeddings, encode
-from lore.errors import ConfigError, ConvergenceWarning, DataError
+from lore.errors import ConfigError, ConvergenceWarning, DataError, LoreError, RunError
 from lore.evaluate import Accuracy, Result, Sweep, accuracy, run_sweep
 from lore.files import write_json
 from lore.fit import Fit, FitConfig, fit_basis
@@ -23,7 +23,7 @@ from lore.personalize import fit_weights
 from lore.preferences import Preferences
 from lore.progress import Progress, silent
 from lore.report import Summary, finding, require_plotting, write_report
-from lore.run import Run, begin, finish, read_state, save_users
+from lore.run import Run, begin, finish, read_state, refuse, save_users
 from lore.sources import Reading, load
 
 
@@ -68,7 +68,10 @@ class TrainConfig:
             raise ConfigError(f"`split` must be 'group' or 'user', got {self.by!r}")
         if not 0 <= self.unseen < 1 or not 0 < self.test < 1:
             raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {self.unseen} and {self.test}")
-        FitConfig(family=self.family)
+        FitConfig(family=self.family, seed=self.seed)
+        personal = 2 if self.family == "simplex" else 1
+        if max(self.ranks) < personal:
+            raise ConfigError(f"`ranks` must hold a personal model, of rank {personal} or more, got {list(self.ranks)}")
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as JSON values."""
@@ -117,8 +120,18 @@ def train(
     if checked.fatal:
         raise DataError(checked.fatal[0].message)
     folder = Path(out)
-    clock = _Clock()
     begin(folder, config.to_json(), preferences.fingerprint(), force)
+    try:
+        return _train(folder, checked, preferences, config, title, progress)
+    except LoreError:
+        refuse(folder)
+        raise
+
+
+def _train(
+    folder: Path, checked: CheckReport, preferences: Preferences, config: TrainConfig, title: str, progress: Progress
+) -> TrainOutcome:
+    clock = _Clock()
     preferences.to_parquet(folder / "preferences.parquet")
     with clock.phase("embed"):
         embeddings = encode(preferences, config.encoder, folder / "embeddings", progress=progress)
@@ -142,7 +155,7 @@ def train(
         split=parts,
         sweep=sweep,
         counts=asdict(checked.counts),
-        warnings=_warnings(checked, parts, [str(entry.message) for entry in caught], embeddings.cut),
+        warnings=_warnings(checked, parts, [str(entry.message) for entry in caught], embeddings, config),
         encoder=embeddings.fingerprint,
         config=config.to_json(),
         seconds=clock.seconds,
@@ -155,7 +168,9 @@ def train(
     return TrainOutcome(folder, finding(sweep), sweep, parts)
 
 
-def _warnings(checked: CheckReport, parts: Split, caught: Sequence[str], cut: int) -> list[str]:
+def _warnings(
+    checked: CheckReport, parts: Split, caught: Sequence[str], embeddings: Embeddings, config: TrainConfig
+) -> list[str]:
     lines = [found.message for found in checked.findings] + list(caught)
     if parts.dropped:
         lines.append(
@@ -163,8 +178,10 @@ def _warnings(checked: CheckReport, parts: Split, caught: Sequence[str], cut: in
         )
     if parts.shared:
         lines.append(f"{parts.shared} groups are in training for one user and in test for another (split by user)")
-    if cut:
-        lines.append(f"{cut} responses are longer than the encoder's limit and were cut")
+    if 0 in config.ranks and embeddings.reference is None:
+        lines.append("the encoder has no reward head of its own: rank 0, the reference, is left out")
+    if embeddings.cut:
+        lines.append(f"{embeddings.cut} responses are longer than the encoder's limit and were cut")
     return lines
 
 
@@ -237,8 +254,16 @@ def _prepared(run: str | Path) -> _Prepared:
     return _Prepared(preferences, embeddings, *_pairs_and_split(preferences, embeddings, config), config)
 
 
-def fit_step(run: str | Path, config: FitConfig) -> Fit:
-    """`lore fit`: learn a basis from the seen users of a RUN folder, and everybody's weights."""
+def fit_step(run: str | Path, config: FitConfig, *, force: bool = False) -> Fit:
+    """`lore fit`: learn a basis from the seen users of a RUN folder, and everybody's weights.
+
+    Raises:
+        RunError: the run has a model already; with `force` that is replaced, and its report is removed.
+    """
+    if read_state(Path(run)).get("finished") and not force:
+        raise RunError(f"{run}: has a model already; replace it, and drop its report, with --force")
+    for name in ("report.html", "report.json"):
+        (Path(run) / name).unlink(missing_ok=True)
     prepared = _prepared(run)
     fit = fit_basis(prepared.split.seen_train, config, prepared.embeddings.reference)
     _save_model(Path(run), fit, prepared.preferences, prepared.embeddings, prepared.config)
@@ -248,9 +273,22 @@ def fit_step(run: str | Path, config: FitConfig) -> Fit:
     return fit
 
 
-def personalize_step(run: str | Path, preferences: Preferences, *, progress: Progress = silent) -> int:
-    """`lore personalize`: weights of the people in a table, with the basis of a RUN folder frozen; how many."""
+def personalize_step(
+    run: str | Path, preferences: Preferences, *, replace_known: bool = False, progress: Progress = silent
+) -> int:
+    """`lore personalize`: weights of the people in a table, with the basis of a RUN folder frozen; how many.
+
+    Raises:
+        RunError: the run knows some of these people; with `replace_known` their weights are learned anew, from this
+            table alone.
+    """
     known = Run.load(run)
+    again = [user for user in preferences.users if user in known.users]
+    if again and not replace_known:
+        raise RunError(
+            f"{run}: {len(again)} of these people are known already (such as {again[0]!r}); train on old and new "
+            "comparisons together, or give a file of all that these people chose and --replace"
+        )
     embeddings = encode(preferences, known.encoder, known.folder / "embeddings", progress=progress)
     pairs = Pairs.from_embeddings(preferences, embeddings)
     learned = dict(zip(pairs.users, fit_weights(pairs, known.basis).weights, strict=True))

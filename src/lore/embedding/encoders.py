@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
@@ -55,6 +56,7 @@ def load_encoder(name: str) -> Encoder:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # ours shows the whole job
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; what fails is told by us
     return MiniLM() if name == "minilm" else RewardModel(name)
 
 

@@ -46,7 +46,7 @@ class Parser:
 def _sides(row: Row) -> tuple[Said, Said, Said]:
     """Prompt, chosen and rejected response; an implicit prompt is what both sides begin with."""
     raw_chosen, raw_rejected = row.required("chosen"), row.required("rejected")
-    if isinstance(raw_chosen, str) != isinstance(raw_rejected, str):
+    if {type(raw_chosen), type(raw_rejected)} == {str, list}:
         raise row.fail(
             "chosen and rejected are of different types, one a text and one a list",
             "store both alike, or a model learns the type instead of the taste",

@@ -39,7 +39,7 @@ class Row:
     def required(self, name: str) -> Any:
         """The value of a field that must be there and must not be null."""
         if name not in self.record:
-            raise self.fail(f"missing field `{name}`", f"add it, or name the column that holds it (--{_option(name)})")
+            raise self.fail(f"missing field `{name}`", _remedy(name))
         if self.record[name] is None:
             raise self.fail(f"null in `{name}`", "fill it in or drop the row")
         return self.record[name]
@@ -124,8 +124,11 @@ class Row:
         return {name: value for name, value in self.record.items() if name not in read}
 
 
-def _option(name: str) -> str:
-    return f"{name.removesuffix('_id')}-column"
+_MAPPED = frozenset({"user_id", "prompt", "chosen", "rejected"})
+
+
+def _remedy(name: str) -> str:
+    return f"add it, or name its column (--{name.removesuffix('_id')}-column)" if name in _MAPPED else "add it"
 
 
 def _kind(value: Any) -> str:

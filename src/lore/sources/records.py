@@ -45,6 +45,10 @@ def _files(path: Path) -> list[Path]:
         if path.suffix.lower() not in _READERS:
             raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(sorted(_READERS))}")
         return [path]
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: neither a file nor a folder; give a .jsonl, .csv or .parquet file, or a folder of them"
+        )
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
     suffixes = {file.suffix.lower() for file in files}
     if not files:
@@ -67,7 +71,11 @@ def _from_jsonl(path: Path, origin: Origin, findings: Findings) -> Iterator[Reco
                 findings.add("broken JSON", place, "write one JSON object a line")
                 continue
             if not isinstance(record, dict):
-                findings.add("not a JSON object", place, 'write one JSON object a line, such as {"user_id": ...}')
+                findings.add(
+                    "not a JSON object",
+                    place,
+                    'write one JSON object a line, such as {"user_id": ...}; a file that is one list is not read',
+                )
                 continue
             yield place, record
 
@@ -105,7 +113,7 @@ def _from_parquet(path: Path, origin: Origin, findings: Findings) -> Iterator[Re
                     number += 1
                     yield origin.at(number), record
     except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from None
 
 
 def _from_dataset(dataset: Any, origin: Origin) -> Iterator[Record]:
