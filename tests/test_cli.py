@@ -199,6 +199,7 @@ def test_bad_data_is_refused_in_one_line_before_anything_is_written(
 
 
 BAD_ARGUMENTS = {
+    "no command": ([], "give a command"),
     "unknown command": (["fly"], "fly"),
     "unknown option": (["check", "{data}", "--speed"], "--speed"),
     "missing argument": (["train", "{data}"], "--out"),

@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     except LoreError as error:
         return _refuse(str(error))
     except typer.TyperException as error:
-        return _refuse(error.format_message())
+        return _refuse(error.format_message() or "give a command; the commands are listed above")
     except OSError as error:
         if error.errno not in _SURROUNDINGS | _FULL:
             raise
