@@ -103,3 +103,26 @@ def accuracy(pairs, basis: Tensor, center: Tensor, weights: Tensor) -> list[floa
         m = float(difference @ (center + basis @ weights[user]))
         right.setdefault(user, []).append(1.0 if m > 0 else 0.5 if m == 0 else 0.0)
     return [sum(right[u]) / len(right[u]) if u in right else math.nan for u in range(len(pairs.users))]
+
+
+def alternating_adam(pairs, rank: int, strength: float, reference: Tensor, steps: int, rate: float, seed: int) -> float:
+    """The objective that Adam on weights and basis in turn reaches: mean over pairs, cosine penalty, ramped up."""
+    rng = torch.Generator().manual_seed(seed)
+    like = pairs.vectors.dtype
+    logits = torch.rand(len(pairs.users), rank, generator=rng, dtype=like).requires_grad_()
+    basis = torch.randn(pairs.dim, rank, generator=rng, dtype=like).requires_grad_()
+    optimizers = [torch.optim.Adam([part], lr=rate) for part in (logits, basis)]
+    difference = pairs.vectors[pairs.chosen] - (0 if pairs.rejected is None else pairs.vectors[pairs.rejected])
+
+    def value(ramp: float) -> Tensor:
+        m = ((difference @ basis) * torch.softmax(logits, 1)[pairs.user]).sum(1)
+        cosines = torch.nn.functional.cosine_similarity(basis, reference[:, None], dim=0)
+        return torch.nn.functional.softplus(-m).mean() + ramp * strength * (1 - cosines).mean()
+
+    for step in range(steps):
+        ramp = min(max((step / steps - 0.2) / 0.6, 0.0), 1.0)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            value(ramp).backward()
+            optimizer.step()
+    return float(value(1.0).detach())

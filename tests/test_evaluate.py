@@ -148,7 +148,10 @@ def test_an_interrupted_sweep_resumes_from_its_fits(parts: Split, tmp_path: Path
     assert len(kept) == 1
     resumed = sweep(parts, [1, 2], config=QUICK, checkpoints=tmp_path)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert resumed == sweep(parts, [1, 2], config=QUICK)
+    undisturbed = sweep(parts, [1, 2], config=QUICK)
+    for found, expected in zip(resumed, undisturbed, strict=True):  # fits that shared a pass differ in the last bits
+        assert (found.log_loss or 0.0) == pytest.approx(expected.log_loss or 0.0, rel=1e-9)
+        assert replace(found, log_loss=None) == replace(expected, log_loss=None)
 
 
 def test_only_pooled_is_compared_when_only_pooled_is_asked_for(parts: Split) -> None:

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,12 +17,23 @@ import torch
 from torch import Tensor
 
 from lore.basis import Family, RewardBasis, reference_basis
+from lore.charts import Spectrum
+from lore.descent import Minimum
 from lore.errors import ConfigError, ConvergenceWarning, DataError, ShapeError
 from lore.gaussian import learn_taste, principal_features
 from lore.objective import Average, PenaltyKind, penalty
-from lore.optimize import Minimum, UserChoices, gaussian_weights
+from lore.optimize import UserChoices, gaussian_weights
 from lore.pairs import Pairs
-from lore.problem import INNER_TOLERANCE, Penalties, SimplexProblem, gaussian_choices, likelihood
+from lore.problem import (
+    INNER_TOLERANCE,
+    Job,
+    Penalties,
+    SimplexProblem,
+    gaussian_choices,
+    likelihood,
+    run_together,
+    spectrum_of,
+)
 from lore.progress import Progress, silent
 
 Strength = float | Literal["auto"]
@@ -159,14 +171,25 @@ def fit_bases(
     for config in configs:
         _check(config, pairs, reference)
     fitter = _Fitter(pairs, reference)
-    fits = []
-    for number, config in enumerate(configs):
-        progress("fitting", number, len(configs))
-        fits.append(fitter.fit(config))
+    fits: dict[int, Fit] = {}
+    progress("fitting", 0, len(configs))
+
+    def finished(number: int) -> Job[None]:
+        fits[number] = yield from fitter.fit(configs[number])
         if keep is not None:
-            keep(number, fits[-1])
-    progress("fitting", len(configs), len(configs))
-    return fits
+            keep(number, fits[number])
+        progress("fitting", len(fits), len(configs))
+
+    for group in _sharing(configs):
+        run_together(fitter.table, [finished(number) for number in group])
+    return [fits[number] for number in range(len(configs))]
+
+
+def _sharing(configs: Sequence[FitConfig]) -> list[list[int]]:
+    """Numbers of configurations to fit together: those with nothing to choose share their passes over the data."""
+    chosen = [number for number, config in enumerate(configs) if "auto" in (config.strength, config.weight_strength)]
+    given = [number for number in range(len(configs)) if number not in chosen]
+    return [*([given] if given else []), *([number] for number in chosen)]
 
 
 def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
@@ -185,8 +208,12 @@ def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
 
 @dataclass(frozen=True)
 class _Fold:
-    train: Pairs
+    pairs: Pairs
     held_out: Pairs
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        return spectrum_of(self.pairs, seed=0)
 
 
 @dataclass(frozen=True)
@@ -206,10 +233,16 @@ class _Fitter:
         self.pairs = pairs
         self.reference = reference
         self.scale = _mean_squared_difference(pairs)
+        self.table = likelihood(pairs, "users", 1.0)
         self._folds: dict[int, list[_Fold]] = {}
         self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
 
-    def fit(self, config: FitConfig) -> Fit:
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """How far the differences spread."""
+        return spectrum_of(self.pairs, seed=0)
+
+    def fit(self, config: FitConfig) -> Job[Fit]:
         """One fit."""
         if config.family == "gaussian":
             return self._fit_gaussian(config)
@@ -223,8 +256,10 @@ class _Fitter:
             strength, validation = self.pooled(config).strength, self.pooled(config).validation
         if "auto" in (strength, weight_strength):
             strength, weight_strength, validation = self._tuned(replace(config, weight_strength=weight_strength))
-        return self._fit_simplex(
-            config, self._penalties(config, float(strength), float(weight_strength), anchor), validation
+        return (
+            yield from self._fit_simplex(
+                config, self._penalties(config, float(strength), float(weight_strength), anchor), validation
+            )
         )
 
     def _penalties(
@@ -237,10 +272,11 @@ class _Fitter:
     def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
         return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
 
-    def _fit_simplex(self, config: FitConfig, penalties: Penalties, validation: float | None) -> Fit:
+    def _fit_simplex(self, config: FitConfig, penalties: Penalties, validation: float | None) -> Job[Fit]:
         problem = self._problem(self.pairs, config, penalties)
-        start = problem.start(self._anchor(config, penalties), config.seed)
-        minimum = problem.fit(start, config.tolerance, config.max_iterations)
+        anchor = yield from self._anchor(config, penalties)
+        start = yield from problem.start(anchor, config.seed)
+        minimum = yield from problem.fit(start, self.spectrum, config.tolerance, config.max_iterations)
         if not minimum.converged:
             warnings.warn(
                 f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
@@ -248,7 +284,7 @@ class _Fitter:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        loss, _, weights = problem.loss(minimum.point)
+        loss, _, weights = yield from problem.loss(minimum.point)
         drawn = penalty(minimum.point, penalties.reference, penalties.strength, penalties.kind).value
         basis = RewardBasis(
             vectors=minimum.point,
@@ -272,11 +308,14 @@ class _Fitter:
             validation=validation,
         )
 
-    def _anchor(self, config: FitConfig, penalties: Penalties) -> Tensor:
+    def _anchor(self, config: FitConfig, penalties: Penalties) -> Job[Tensor]:
         """Where to start from: the reference, or where there is none the pooled direction."""
         if bool(penalties.reference.norm() > 0) or config.rank == 1:
             return penalties.reference
-        return self._fit_pooled(self.pairs, config, max(penalties.strength, 1e-4 * self.scale)).point.squeeze(1)
+        problem = self._pooled_problem(self.pairs, config, max(penalties.strength, 1e-4 * self.scale))
+        zero = penalties.reference[:, None].clone()
+        minimum = yield from problem.round(zero, self.spectrum, config.tolerance, config.max_iterations)
+        return minimum.point.squeeze(1)
 
     def _reference(self, config: FitConfig, reference: Tensor) -> Fit:
         basis = reference_basis(reference, config.temperature)
@@ -307,8 +346,8 @@ class _Fitter:
             held_out = likelihood(fold.held_out, config.average, config.temperature)
             start, path = None, []
             for relative in _POOLED_STRENGTHS:
-                start = self._fit_pooled(fold.train, config, relative * self.scale, start).point
-                weights = torch.ones(len(fold.train.users), 1).to(start)
+                start = self._fit_pooled(fold, config, relative * self.scale, start).point
+                weights = torch.ones(len(fold.pairs.users), 1).to(start)
                 path.append(
                     (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
                 )
@@ -316,15 +355,19 @@ class _Fitter:
         means = [float(np.mean([path[at][0] for path in paths])) for at in range(len(_POOLED_STRENGTHS))]
         best = int(np.argmin(means))
         strength = _POOLED_STRENGTHS[best] * self.scale
-        direction = self._fit_pooled(self.pairs, config, strength).point.squeeze(1)
+        direction = self._fit_pooled(self, config, strength).point.squeeze(1)
         return _Pooled(strength, means[best], direction, [path[best][1] for path in paths])
 
-    def _fit_pooled(self, pairs: Pairs, config: FitConfig, strength: float, start: Tensor | None = None) -> Minimum:
+    def _pooled_problem(self, pairs: Pairs, config: FitConfig, strength: float) -> SimplexProblem:
         config = replace(config, rank=1, penalty="distance", weight_strength=0.0)
-        penalties = self._penalties(config, strength, 0.0, self.reference)
-        problem = self._problem(pairs, config, penalties)
-        begin = penalties.reference[:, None].clone() if start is None else start
-        return problem.round(begin, config.tolerance, config.max_iterations)
+        return self._problem(pairs, config, self._penalties(config, strength, 0.0, self.reference))
+
+    def _fit_pooled(
+        self, part: "_Fold | _Fitter", config: FitConfig, strength: float, start: Tensor | None = None
+    ) -> Minimum:
+        problem = self._pooled_problem(part.pairs, config, strength)
+        begin = problem.penalties.reference[:, None].clone() if start is None else start
+        return problem.run(problem.round(begin, part.spectrum, config.tolerance, config.max_iterations))
 
     def _tuned(self, config: FitConfig) -> tuple[float, float, float]:
         """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, each along a path."""
@@ -362,10 +405,12 @@ class _Fitter:
         for number, fold in enumerate(self.folds(config.seed)):
             anchor = self.reference if pooled is None else pooled[number]
             penalties = self._penalties(config, strength, shrinkage, anchor)
-            problem = self._problem(fold.train, config, penalties)
-            begin = problem.start(self._anchor(config, penalties), config.seed, distances=(1.0,))
-            basis = problem.round(begin, config.tolerance, config.max_iterations).point
-            _, _, weights = problem.loss(basis)
+            problem = self._problem(fold.pairs, config, penalties)
+            if anchor is None:
+                anchor = self._fit_pooled(fold, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
+            begin = problem.run(problem.start(anchor, config.seed, distances=(1.0,)))
+            basis = problem.run(problem.round(begin, fold.spectrum, config.tolerance, config.max_iterations)).point
+            _, _, weights = problem.run(problem.loss(basis))
             held_out = likelihood(fold.held_out, config.average, config.temperature)
             losses.append(float(held_out.loss(held_out.margins(held_out.project(basis), weights))))
         return float(np.mean(losses))
@@ -390,10 +435,10 @@ class _Fitter:
     def _held_out_gaussian(self, config: FitConfig) -> float:
         losses = []
         for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
-            basis, _ = _gaussian_basis(fold.train, config, center)
-            train = likelihood(fold.train, config.average, config.temperature)
+            basis, _ = _gaussian_basis(fold.pairs, config, center)
+            train = likelihood(fold.pairs, config.average, config.temperature)
             offset = train.project(center[:, None]).squeeze(1)
-            choices = gaussian_choices(fold.train, basis)
+            choices = gaussian_choices(fold.pairs, basis)
             weights = gaussian_weights(choices, train.project(basis.vectors), offset, config.tolerance).weights
             held_out = likelihood(fold.held_out, config.average, config.temperature)
             margin = held_out.margins(held_out.project(basis.vectors), weights.to(offset))
@@ -404,7 +449,7 @@ class _Fitter:
         if config.strength == "auto":
             pooled = self.pooled(config)
             return pooled.direction, pooled.strength, pooled.validation
-        return self._fit_pooled(self.pairs, config, config.strength).point.squeeze(1), config.strength, None
+        return self._fit_pooled(self, config, config.strength).point.squeeze(1), config.strength, None
 
 
 def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:

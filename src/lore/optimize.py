@@ -2,20 +2,19 @@
 
     simplex_weights    users' weights on the simplex, basis fixed: convex, primal-dual interior point
     gaussian_weights   users' weights under a standard normal prior, basis fixed: strictly convex, Newton
-    minimize           the basis: limited-memory BFGS on a smooth function
 
-The first two solve all users at once, in float64, on the projected pairs (a few numbers each), and return for
+Both solve all users at once, in float64, on the projected pairs (a few numbers each), and return for
 every user an upper bound of how far the objective is above its minimum.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lore.objective import ValueAndGradient, pair_curvature, pair_loss, pair_slope
+from lore.objective import pair_curvature, pair_loss, pair_slope
 
 _BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
@@ -351,113 +350,3 @@ def gaussian_covariance(choices: UserChoices, projected: Tensor, offset: Tensor,
         margin = block.margins(weights[block.users].double())
         covariance[block.users] = torch.linalg.inv(_precision(block.hessian(margin)))
     return covariance
-
-
-# --- the basis ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """Where `minimize` stopped.
-
-    Attributes:
-        point: in the shape of the start.
-        value: of the function there.
-        gap: `|gradient| |point| / value`, relative change of the value for a relative change of the point.
-        converged: whether the stopping rule was met.
-        history: value after each iteration, the start first.
-    """
-
-    point: Tensor
-    value: float
-    gap: float
-    converged: bool
-    history: list[float] = field(default_factory=list)
-
-
-def minimize(
-    function: Callable[[Tensor], ValueAndGradient],
-    start: Tensor,
-    tolerance: float,
-    max_iterations: int,
-    memory: int = 10,
-) -> Minimum:
-    """Minimize a smooth function by limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.5) with backtracking.
-
-    Stops when the gap `|gradient| |point| / value` is at most `tolerance`, or when no step along the gradient lowers
-    the value any more (the limit of the dtype), which counts as converged only within ten times the tolerance.
-
-    Args:
-        function: value (a float64 scalar) and gradient (in the shape and dtype of its argument).
-        start: where to begin.
-        tolerance: of the gap; positive.
-        max_iterations: steps at most.
-        memory: pairs of steps and gradient changes that are kept.
-    """
-    point, (value, gradient) = start, function(start)
-    history, steps, changes = [float(value)], list[Tensor](), list[Tensor]()
-    gap = _relative_gradient(point, value, gradient)
-    converged = gap <= tolerance
-    while not converged and len(history) <= max_iterations:
-        step = _two_loop(gradient, steps, changes)
-        slope = float((step * gradient).sum())
-        moved = _backtrack(function, point, value, step, slope)
-        if moved is None and steps:
-            steps.clear()
-            changes.clear()
-            continue
-        if moved is None:
-            converged = gap <= 10 * tolerance
-            break
-        length, (value, fresh) = moved
-        steps.append(length * step)
-        changes.append(fresh - gradient)
-        if float((steps[-1] * changes[-1]).sum()) <= 1e-10 * float(changes[-1].square().sum()):
-            steps.pop()
-            changes.pop()
-        del steps[:-memory], changes[:-memory]
-        point, gradient = point + length * step, fresh
-        history.append(float(value))
-        gap = _relative_gradient(point, value, gradient)
-        converged = gap <= tolerance
-    return Minimum(point, float(value), gap, converged, history)
-
-
-def _relative_gradient(point: Tensor, value: Tensor, gradient: Tensor) -> float:
-    """`|gradient| |point| / value`; infinite at zero, where it would say nothing, unless the gradient is zero too."""
-    slope, size = float(gradient.norm()), float(point.norm())
-    if slope == 0 or size == 0:
-        return 0.0 if slope == 0 else float("inf")
-    return slope * size / max(abs(float(value)), torch.finfo(torch.float64).tiny)
-
-
-def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
-    """Minus the inverse Hessian estimate times the gradient."""
-    direction = -gradient
-    applied = []
-    for step, change in zip(reversed(steps), reversed(changes), strict=True):
-        share = (step * direction).sum() / (step * change).sum()
-        direction = direction - share * change
-        applied.append(share)
-    if steps:
-        direction = direction * ((steps[-1] * changes[-1]).sum() / changes[-1].square().sum())
-    for step, change, share in zip(steps, changes, reversed(applied), strict=True):
-        direction = direction + (share - (change * direction).sum() / (step * change).sum()) * step
-    return direction
-
-
-def _backtrack(
-    function: Callable[[Tensor], ValueAndGradient], point: Tensor, value: Tensor, step: Tensor, slope: float
-) -> tuple[float, ValueAndGradient] | None:
-    """A step length with sufficient decrease, and the function there; None if there is none."""
-    length = 1.0
-    for _ in range(40):
-        tried = function(point + length * step)
-        rise = float(tried.value - value)
-        if rise <= _ARMIJO * length * slope:
-            return length, tried
-        # The minimum of the parabola through both values and the slope, kept within a tenth and a half.
-        curvature = rise - length * slope
-        best = -slope * length / (2 * curvature) if curvature > 0 else 0.1
-        length *= min(max(best, 0.1), 0.5)
-    return None

@@ -1,20 +1,25 @@
 """The problems that are solved: the likelihood of pairs, users' own problems, and that of the basis."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lore import simplex
 from lore.basis import RewardBasis
+from lore.charts import Chart, Polar, Spectrum, Straight, spectrum
+from lore.descent import Minimum, descend
 from lore.objective import Average, Likelihood, PenaltyKind, ValueAndGradient, pair_shares, penalty
-from lore.optimize import Minimum, SimplexPrior, UserChoices, minimize, simplex_weights
+from lore.optimize import SimplexPrior, UserChoices, simplex_weights
 from lore.pairs import Pairs
 
 _ROUNDS = 5  # of fitting with a population and taking the mean of the weights as the next one
 _SETTLED = 1e-3  # change of the population, summed over directions, at which the rounds end
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
+_SAMPLE = 4_096  # pairs from which the spectrum is estimated
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
 
@@ -29,6 +34,15 @@ def likelihood(pairs: Pairs, average: Average, temperature: float) -> Likelihood
         share=pair_shares(pairs.user, pairs.weight, len(pairs.users), average),
         temperature=temperature,
     )
+
+
+def spectrum_of(pairs: Pairs, seed: int) -> Spectrum:
+    """How far the differences of pairs spread, from at most 4,096 of them."""
+    some = pairs.select(torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:_SAMPLE])
+    difference = some.vectors.index_select(0, some.chosen)
+    if some.rejected is not None:
+        difference = difference - some.vectors.index_select(0, some.rejected)
+    return spectrum(difference, seed)
 
 
 def user_choices(pairs: Pairs, temperature: float) -> UserChoices:
@@ -54,8 +68,65 @@ class Penalties:
     weight_strength: float
 
 
+# --- passes over the data -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Project:
+    """Asks for the pairs in coordinates of a basis `[dim, rank]`: `[pairs, rank]`."""
+
+    basis: Tensor
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Asks for the adjoint of that: `[dim, rank]` from values `[pairs, rank]`."""
+
+    values: Tensor
+
+
+Answer = TypeVar("Answer")
+Job = Generator[Project | Transpose, Tensor, Answer]
+
+
+def run_together(table: Likelihood, jobs: Sequence[Job[Answer]]) -> list[Answer]:
+    """What each job returns; all that the jobs ask for at a time is answered by one pass over the embeddings.
+
+    A product with a few columns costs little more than one with a single column, as reading the embeddings dominates.
+    """
+    found: dict[int, Answer] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(jobs)))  # None begins a job
+    while answers:
+        asked: dict[int, Project | Transpose] = {}
+        for number, answer in answers.items():
+            try:
+                asked[number] = jobs[number].send(answer)
+            except StopIteration as done:
+                found[number] = done.value
+        answers = _answers(table, asked)
+    return [found[number] for number in range(len(jobs))]
+
+
+def _answers(table: Likelihood, asked: dict[int, Project | Transpose]) -> dict[int, Any]:
+    bases = {number: query.basis for number, query in asked.items() if isinstance(query, Project)}
+    values = {number: query.values for number, query in asked.items() if isinstance(query, Transpose)}
+    answers: dict[int, Any] = {}
+    for columns, product in ((bases, table.project), (values, table.project_transposed)):
+        if columns:
+            widths = [len(column.T) for column in columns.values()]
+            parts = product(torch.cat(list(columns.values()), dim=1)).split(widths, dim=1)
+            answers |= dict(zip(columns, parts, strict=True))
+    return answers
+
+
+# --- the problem of the basis -------------------------------------------------------------------------------------
+
+
 class SimplexProblem:
-    """The objective of the simplex family as a function of the basis alone: the weights are solved at every step."""
+    """The objective of the simplex family as a function of the basis alone: the weights are solved at every step.
+
+    It sees the embeddings through `Project` and `Transpose` only; its methods that need them are jobs.
+    """
 
     def __init__(self, pairs: Pairs, rank: int, average: Average, temperature: float, penalties: Penalties) -> None:
         self.likelihood = likelihood(pairs, average, temperature)
@@ -71,15 +142,19 @@ class SimplexProblem:
         self.weights: Tensor | None = None
         self.inner = 1e-3 * INNER_TOLERANCE
 
+    def run(self, job: Job[Answer]) -> Answer:
+        """What a job of this problem returns."""
+        return run_together(self.likelihood, [job])[0]
+
     def solve(self, projected: Tensor) -> Tensor:
         """Everybody's best weights `[users, rank]` for projected pairs, warm from the last ones."""
         prior = SimplexPrior(self.population, self.strength)
         self.weights = simplex_weights(self.choices, projected, prior, self.inner, self.weights).weights
         return self.weights
 
-    def loss(self, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, basis: Tensor) -> Job[tuple[Tensor, Tensor, Tensor]]:
         """Loss, margins `[pairs]` and weights at a basis."""
-        projected = self.likelihood.project(basis)
+        projected = yield Project(basis)
         weights = self.solve(projected).to(basis)
         margin = self.likelihood.margins(projected, weights)
         return self.likelihood.loss(margin), margin, weights
@@ -91,35 +166,67 @@ class SimplexProblem:
         spread = simplex.divergence(population, self.weights[self.active])
         return self.penalties.weight_strength * spread.mean()
 
-    def __call__(self, basis: Tensor) -> ValueAndGradient:
+    def evaluate(self, basis: Tensor) -> Job[ValueAndGradient]:
         """The objective and its gradient at a basis `[dim, rank]`, with everybody's weights at their best."""
-        loss, margin, weights = self.loss(basis)
+        loss, margin, weights = yield from self.loss(basis)
+        gradient = yield Transpose(self.likelihood.slopes(margin, weights))
         drawn = penalty(basis, self.penalties.reference, self.penalties.strength, self.penalties.kind)
-        gradient = self.likelihood.basis_gradient(margin, weights) + drawn.gradient
-        return ValueAndGradient(loss + drawn.value + self.shrinkage(self.population), gradient)
+        return ValueAndGradient(loss + drawn.value + self.shrinkage(self.population), gradient + drawn.gradient)
 
-    def start(self, anchor: Tensor, seed: int, distances: Sequence[float] = STARTS) -> Tensor:
+    def start(self, anchor: Tensor, seed: int, distances: Sequence[float] = STARTS) -> Job[Tensor]:
         """Directions around `anchor` `[dim]` along which users differ most, at the best of some distances."""
         rank = len(self.population)
         if rank == 1:
             return anchor[:, None].clone()
         generator = torch.Generator().manual_seed(seed)
         probes = torch.randn(self.choices.users, rank, generator=generator).to(anchor)
-        margin = self.likelihood.project(anchor[:, None]).squeeze(1)
-        directions = torch.linalg.qr(self.likelihood.basis_gradient(margin, probes - probes.mean(0))).Q
+        margin = (yield Project(anchor[:, None])).squeeze(1)
+        gradient = yield Transpose(self.likelihood.slopes(margin, probes - probes.mean(0)))
         corners = torch.eye(rank, dtype=anchor.dtype, device=anchor.device) - 1 / rank
-        spread = directions @ corners
-        size = float(anchor.norm()) or self.likelihood.temperature / float(
-            self.likelihood.project(spread).norm(dim=1).mean()
-        )
+        spread = torch.linalg.qr(gradient).Q @ corners
+        size = float(anchor.norm())
+        if size == 0:
+            size = self.likelihood.temperature / float((yield Project(spread)).norm(dim=1).mean())
         starts = [anchor[:, None] + size * step * spread for step in distances]
+        if self._is_polar:
+            starts = self._polar_starts(anchor, spread, distances)
         if len(starts) == 1:
             return starts[0]
-        return min(starts, key=lambda basis: float(self(basis).value))
+        values = []
+        for basis in starts:
+            values.append(float((yield from self.evaluate(basis)).value))
+        return starts[values.index(min(values))]
 
-    def fit(self, start: Tensor, tolerance: float, max_iterations: int) -> Minimum:
+    @property
+    def _is_polar(self) -> bool:
+        """Whether no column of a minimum can be across the reference: its penalty would be above the loss of chance."""
+        return self.penalties.kind == "cosine" and self.penalties.strength >= math.log(2) * len(self.population)
+
+    def _polar_starts(self, anchor: Tensor, spread: Tensor, distances: Sequence[float]) -> list[Tensor]:
+        """Columns of different lengths, along the anchor or some way off."""
+        lengths = torch.linspace(-1.5, 1.5, spread.shape[1]).exp().to(anchor)
+        across = spread - anchor[:, None] * (anchor @ spread) / anchor.square().sum()
+        return [
+            size * lengths * (anchor[:, None] + offset * float(anchor.norm()) * across)
+            for size in distances
+            for offset in (0.0, 0.3)
+        ]
+
+    def chart(self, basis: Tensor, found: Spectrum) -> Chart:
+        """Coordinates for a descent that begins at `basis`."""
+        rank, penalties = basis.shape[1], self.penalties
+        # Choices are uncertain (a curvature of 0.2 at most, nearly) and weights between uniform and one of the corners.
+        curvature = 0.2 / (self.likelihood.temperature**2 * rank**1.5)
+        if penalties.kind == "distance":
+            return Straight.of(found, curvature, penalties.strength)
+        length = float(basis.norm(dim=0).mean())
+        if self._is_polar:
+            return Polar.of(found, curvature, penalties.strength / rank, penalties.reference, length)
+        return Straight.of(found, curvature, penalties.strength / (2 * rank * length**2))
+
+    def fit(self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int) -> Job[Minimum]:
         """Minimize; with shrinkage of the weights, in rounds that settle the population."""
-        minimum = self.round(start, tolerance, max_iterations)
+        minimum = yield from self.round(start, found, tolerance, max_iterations)
         history = list(minimum.history)
         for _ in range(_ROUNDS):
             population = self.mean_weights()
@@ -127,14 +234,22 @@ class SimplexProblem:
             self.population = population
             if self.penalties.weight_strength == 0 or moved < _SETTLED:
                 break
-            minimum = self.round(minimum.point, tolerance, max_iterations)
+            minimum = yield from self.round(minimum.point, found, tolerance, max_iterations)
             history += minimum.history
         return replace(minimum, history=history)
 
-    def round(self, start: Tensor, tolerance: float, max_iterations: int) -> Minimum:
+    def round(self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int) -> Job[Minimum]:
         """Minimize with the population as it is."""
         self.inner = INNER_TOLERANCE * tolerance
-        return minimize(self, start, tolerance, max_iterations)
+        chart = self.chart(start, found)
+        descent = descend(chart.coordinates(start), tolerance, max_iterations)
+        point = next(descent)
+        while True:
+            value, gradient = yield from self.evaluate(chart.basis(point))
+            try:
+                point = descent.send(ValueAndGradient(value, chart.pulled_back(point, gradient)))
+            except StopIteration as stopped:
+                return replace(stopped.value, point=chart.basis(stopped.value.point))
 
     def mean_weights(self) -> Tensor:
         """Mean weights of users with pairs, `[rank]`."""
