@@ -131,6 +131,22 @@ class _Block:
         curvature = self.share * pair_curvature(margin, self.temperature)
         return (self.projected * curvature[:, :, None]).transpose(1, 2) @ self.projected
 
+    def solve(self, margin: Tensor, diagonal: Tensor, right: Tensor) -> Tensor:
+        """Solutions `[users, columns, k]` of (Hessian of the loss + diagonal) x = right, for positive diagonals.
+
+        With fewer pairs than columns by the matrix inversion lemma, in a system of the size of the pairs.
+        """
+        _, pairs, columns = self.projected.shape
+        if pairs >= columns:
+            factor = torch.linalg.cholesky(self.hessian(margin) + torch.diag_embed(diagonal))
+            return torch.cholesky_solve(right, factor)
+        curvature = self.share * pair_curvature(margin, self.temperature)
+        scaled = self.projected * curvature.sqrt()[:, :, None]
+        across = (scaled / diagonal[:, None, :]).transpose(1, 2)
+        inner = scaled @ across + torch.eye(pairs, dtype=diagonal.dtype, device=diagonal.device)
+        free = right / diagonal[:, :, None]
+        return free - across @ torch.cholesky_solve(scaled @ free, torch.linalg.cholesky(inner))
+
     def only(self, kept: Tensor) -> "_Block":
         """The users in `kept`, positions in this block."""
         return _Block(
@@ -227,10 +243,9 @@ def _interior_step(
 ) -> tuple[Tensor, Tensor]:
     """One damped Newton step on the perturbed optimality conditions, toward a tenth of the complementarity."""
     barrier = (0.1 * (weights * dual).mean(1, keepdim=True)).clamp(min=final)
-    hessian = block.hessian(margin) + torch.diag_embed(prior / weights**2 + dual / weights)
     residual = barrier / weights - gradient
-    solution = torch.linalg.solve(hessian, torch.stack([residual, torch.ones_like(residual)], dim=2))
-    free, normal = solution.unbind(dim=2)
+    right = torch.stack([residual, torch.ones_like(residual)], dim=2)
+    free, normal = block.solve(margin, prior / weights**2 + dual / weights, right).unbind(dim=2)
     step = free - normal * (free.sum(1) / normal.sum(1))[:, None]
     dual_step = barrier / weights - dual - dual / weights * step
     length = _longest(weights, step)
