@@ -1,5 +1,6 @@
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 import oracle
 from conftest import random_pairs
 from lore.errors import ConfigError, ConvergenceWarning, DataError, ShapeError
+from lore.evaluate import accuracy
 from lore.fit import FitConfig, fit_bases, fit_basis
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
@@ -264,3 +266,26 @@ def test_a_strong_penalty_on_angles_leaves_lengths_free_and_no_adam_run_gets_low
     cosines = torch.nn.functional.cosine_similarity(fit.basis.vectors, reference[:, None], dim=0)
     assert float(1 - cosines.min()) < 1e-3
     assert fit.objective <= oracle.alternating_adam(planted, 4, 1e4, reference, steps=400, rate=0.05, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_embeddings_of_half_precision_are_computed_with_in_float32(planted: Pairs, dtype: torch.dtype) -> None:
+    half = replace(
+        planted, vectors=planted.vectors.to(dtype), weight=planted.weight.float(), label=planted.label.float()
+    )
+    wide = replace(half, vectors=half.vectors.float())
+    narrow, expected = fit_basis(half, FIXED), fit_basis(wide, FIXED)
+    assert narrow.basis.vectors.dtype == torch.float32
+    assert narrow.objective == pytest.approx(expected.objective, rel=1e-5)
+    people = fit_weights(half, narrow.basis)
+    torch.testing.assert_close(people.weights, fit_weights(wide, narrow.basis).weights, atol=1e-4, rtol=0)
+    assert accuracy(half, narrow.basis, people).mean == pytest.approx(accuracy(wide, narrow.basis, people).mean)
+
+
+def test_a_table_mapped_from_a_file_is_read_where_it_lies(tmp_path: Path) -> None:
+    pairs = random_pairs(rows=3_000, pairs=4_000)
+    torch.from_numpy(pairs.vectors.float().numpy()).numpy().tofile(tmp_path / "vectors")
+    mapped = torch.from_file(str(tmp_path / "vectors"), size=pairs.vectors.numel(), dtype=torch.float32).view(-1, 6)
+    like = {"weight": pairs.weight.float(), "label": pairs.label.float()}
+    found = fit_basis(replace(pairs, vectors=mapped, **like), FIXED)
+    assert found.objective == pytest.approx(fit_basis(replace(pairs, **like, vectors=mapped.clone()), FIXED).objective)

@@ -71,7 +71,7 @@ def margins(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> T
     if weights.shape != (len(pairs.users), basis.columns):
         raise ShapeError(f"`people` must be [{len(pairs.users)}, {basis.columns}], got {tuple(weights.shape)}")
     table = likelihood(pairs, "pairs", basis.temperature)
-    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.vectors))
+    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.like))
     return table.margins(projected[:, :-1], weights.to(projected)) + projected[:, -1]
 
 
@@ -283,7 +283,7 @@ class _Evaluator:
 
     @staticmethod
     def _ones(part: Pairs) -> Tensor:
-        return torch.ones(len(part.users), 1, dtype=part.vectors.dtype, device=part.vectors.device)
+        return part.like.new_ones(len(part.users), 1)
 
     def _people(self, fit: Fit, setting: str, shots: Pairs | None = None) -> Tensor:
         """Weights of the people of a setting; the unseen ones are known by `shots`, their own by default."""

@@ -165,7 +165,7 @@ def fit_bases(
     if len(pairs) == 0 or not bool(pairs.weight.sum() > 0):
         raise DataError("there are no pairs to learn from, or all weights are zero; give at least one comparison")
     if reference is not None:
-        reference = reference.flatten().to(pairs.vectors)
+        reference = reference.flatten().to(pairs.like)
         if reference.shape != (pairs.dim,):
             raise ShapeError(f"`reference` must be [{pairs.dim}], got {tuple(reference.shape)}")
     for config in configs:
@@ -266,7 +266,7 @@ class _Fitter:
         self, config: FitConfig, strength: float, weight_strength: float, anchor: Tensor | None
     ) -> Penalties:
         if anchor is None:
-            anchor = torch.zeros(self.pairs.dim, dtype=self.pairs.vectors.dtype, device=self.pairs.vectors.device)
+            anchor = self.pairs.like.new_zeros(self.pairs.dim)
         return Penalties(anchor, strength, config.penalty, weight_strength)
 
     def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
@@ -477,10 +477,7 @@ def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[Re
 def _mean_squared_difference(pairs: Pairs) -> float:
     """Mean squared length of a difference, over at most 4,096 pairs; the unit of relative strengths."""
     some = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), 4_096)).long().to(pairs.user.device))
-    difference = some.vectors[some.chosen]
-    if some.rejected is not None:
-        difference = difference - some.vectors[some.rejected]
-    return float(difference.double().square().sum(1).mean()) or 1.0
+    return float(some.differences().double().square().sum(1).mean()) or 1.0
 
 
 def _folds(pairs: Pairs, seed: int) -> list[_Fold]:

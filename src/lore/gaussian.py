@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lore.objective import working_dtype
 from lore.optimize import UserChoices, gaussian_weights
 
 START_VARIANCE = 0.01
@@ -43,7 +44,8 @@ def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
 
     Exact singular values are found for the smaller side: O(rows · dim · min(rows, dim)).
     """
-    centered = (vectors - vectors.mean(0)).double()
+    centered = vectors.double()
+    centered = centered - centered.mean(0)
     gram = centered.T @ centered if centered.shape[1] <= centered.shape[0] else centered @ centered.T
     values, found = torch.linalg.eigh(gram)
     kept = values.flip(0) > 1e-10 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
@@ -52,7 +54,7 @@ def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
     if len(gram) != centered.shape[1]:
         directions = torch.nn.functional.normalize(centered.T @ directions, dim=0)
     spread = (centered @ directions).square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    return Features((directions / spread).to(vectors.dtype))
+    return Features((directions / spread).to(working_dtype(vectors.dtype)))
 
 
 def learn_taste(choices: UserChoices, projected: Tensor, offset: Tensor, rank: int) -> Taste:

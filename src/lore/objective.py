@@ -23,6 +23,11 @@ Average = Literal["users", "pairs"]
 PenaltyKind = Literal["distance", "cosine"]
 
 
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What to compute in for embeddings of some dtype: float32 for those of half precision."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 class ValueAndGradient(NamedTuple):
     """A scalar, and its gradient in the shape of what it was taken by."""
 
@@ -76,6 +81,7 @@ class Likelihood:
 
     `vectors` `[rows, dim]` is read once for the margins and once for the gradient of the basis; the choices
     themselves live in `rank` numbers a row. Cost O((rows · dim + pairs) · rank); no `[pairs, dim]` array is formed.
+    `vectors` may be of half precision, or mapped from a file: they are read, and widened, a block at a time.
 
     Attributes:
         vectors: embeddings `[rows, dim]`, or differences of embeddings where `rejected` is None.
@@ -98,7 +104,9 @@ class Likelihood:
     def project(self, basis: Tensor) -> Tensor:
         """Differences in coordinates of the basis, `[pairs, rank]`, for a basis `[dim, rank]`."""
         # A contiguous transpose makes the product of a tall and a skinny matrix about twice as fast on CPUs.
-        coordinates = functional.linear(self.vectors, basis.T.contiguous())
+        columns = basis.T.contiguous()
+        blocks = [self.vectors] if self.vectors.dtype == basis.dtype else self.vectors.split(_BLOCK_ROWS)
+        coordinates = torch.cat([functional.linear(block.to(basis.dtype), columns) for block in blocks])
         if self.rejected is None:
             return coordinates.index_select(0, self.chosen)
         return coordinates.index_select(0, self.chosen) - coordinates.index_select(0, self.rejected)
@@ -137,9 +145,15 @@ class Likelihood:
 def _tall_product(values: Tensor, vectors: Tensor) -> Tensor:
     """`values.T @ vectors` for many rows and few columns, `[columns, dim]`, block by block of rows.
 
-    Each block stays in the cache: two thirds of the time that one product over all rows takes on CPUs.
+    Each block stays in the cache: two thirds of the time that one product over all rows takes on CPUs. Vectors of half
+    precision are widened block by block.
     """
     blocks, rest = divmod(len(vectors), _BLOCK_ROWS)
+    if vectors.dtype != values.dtype:
+        product = torch.zeros(values.shape[1], vectors.shape[1], dtype=values.dtype, device=values.device)
+        for part, block in zip(values.split(_BLOCK_ROWS), vectors.split(_BLOCK_ROWS), strict=True):
+            product.addmm_(part.T, block.to(values.dtype))
+        return product
     if blocks == 0:
         return values.T @ vectors
     whole = blocks * _BLOCK_ROWS

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from lore.embedding import Embeddings
 from lore.errors import ConfigError, DataError, ShapeError
+from lore.objective import working_dtype
 from lore.preferences import Preferences, text_of
 
 SplitBy = Literal["group", "user"]
 PART_NAMES = ("seen_train", "seen_test", "unseen_shots", "unseen_test")
 
+_COPIED = 2**30  # bytes of embeddings up to which a table is made smaller by copying
 _ENUMERATED = 1_000  # items of one user up to which all strict pairs are listed before some are drawn
 
 
@@ -78,6 +80,11 @@ class Pairs:
     def dim(self) -> int:
         """Numbers in an embedding."""
         return self.vectors.shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the device and the dtype to compute in: float32 for embeddings of half precision."""
+        return torch.empty(0, dtype=working_dtype(self.vectors.dtype), device=self.vectors.device)
 
     @property
     def counts(self) -> Tensor:
@@ -173,6 +180,7 @@ class Pairs:
                 f"`vectors` must be floating point [rows, dim], got {vectors.dtype} {tuple(vectors.shape)}"
             )
         rows, device = len(vectors), vectors.device
+        like = torch.empty(0, dtype=working_dtype(vectors.dtype), device=device)
         people = 1 + int(user.max()) if len(user) else 0
         names = tuple(users) if users is not None else tuple(str(at) for at in range(people))
         _check_index("chosen", chosen, rows, len(user))
@@ -187,12 +195,17 @@ class Pairs:
             chosen=chosen,
             rejected=rejected,
             user=user,
-            weight=_checked("weight", weight, len(user), float("inf"), vectors),
-            label=_checked("label", label, len(user), 1.0, vectors),
+            weight=_checked("weight", weight, len(user), float("inf"), like),
+            label=_checked("label", label, len(user), 1.0, like),
             users=names,
             group=own if group is None else group,
             response=own,
         )
+
+    def differences(self) -> Tensor:
+        """Chosen minus rejected embedding, `[pairs, dim]`: of some pairs, not for all of many."""
+        chosen = self.vectors.index_select(0, self.chosen).to(self.like)
+        return chosen if self.rejected is None else chosen - self.vectors.index_select(0, self.rejected).to(self.like)
 
     def select(self, kept: Tensor) -> "Pairs":
         """The pairs in `kept`, a mask or indices over `[pairs]`; users and table stay."""
@@ -221,10 +234,13 @@ class Pairs:
         return replace(part, user=number[part.user], users=names, ratings=ratings)
 
     def compact(self) -> "Pairs":
-        """The same pairs over a table of only the rows that they use; `ratings` are left behind."""
+        """The same pairs over a table of only the rows that they use; `ratings` are left behind.
+
+        A table above 1 GiB, which may be mapped from a file, is not copied: it stays whole.
+        """
         both = self.chosen if self.rejected is None else torch.cat([self.chosen, self.rejected])
         used, position = both.unique(return_inverse=True)
-        if len(used) == len(self.vectors):
+        if len(used) == len(self.vectors) or len(used) * self.vectors[0].nbytes > _COPIED:
             return replace(self, ratings=None)
         return replace(
             self,

@@ -80,5 +80,5 @@ def _projected(pairs: Pairs, basis: RewardBasis) -> tuple[Tensor, Tensor]:
         share=pairs.weight,
         temperature=basis.temperature,
     )
-    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.vectors))
+    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.like))
     return projected[:, :-1], projected[:, -1]

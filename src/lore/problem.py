@@ -39,10 +39,7 @@ def likelihood(pairs: Pairs, average: Average, temperature: float) -> Likelihood
 def spectrum_of(pairs: Pairs, seed: int) -> Spectrum:
     """How far the differences of pairs spread, from at most 4,096 of them."""
     some = pairs.select(torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:_SAMPLE])
-    difference = some.vectors.index_select(0, some.chosen)
-    if some.rejected is not None:
-        difference = difference - some.vectors.index_select(0, some.rejected)
-    return spectrum(difference, seed)
+    return spectrum(some.differences(), seed)
 
 
 def user_choices(pairs: Pairs, temperature: float) -> UserChoices:
@@ -138,7 +135,7 @@ class SimplexProblem:
         in_loss = totals / totals.sum() if average == "pairs" else self.active / self.active.sum()
         relative = torch.where(self.active, 1 / (in_loss * self.active.sum()), 0.0)
         self.strength = penalties.weight_strength * relative
-        self.population = simplex.uniform(1, rank, pairs.vectors)[0].double()
+        self.population = simplex.uniform(1, rank, pairs.like)[0].double()
         self.weights: Tensor | None = None
         self.inner = 1e-3 * INNER_TOLERANCE
 
