@@ -7,12 +7,13 @@ import torch
 
 import oracle
 from conftest import random_pairs
+from lore.descent import Minimum
 from lore.errors import ConfigError, ConvergenceWarning, DataError, ShapeError
 from lore.evaluate import accuracy
 from lore.fit import FitConfig, fit_bases, fit_basis
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
-from lore.problem import Penalties, SimplexProblem, likelihood
+from lore.problem import Job, Penalties, SimplexProblem, likelihood, run, spectrum_of, together
 
 FIXED = FitConfig(rank=3, strength=1e-3, weight_strength=0.01)
 
@@ -252,10 +253,10 @@ def test_fits_that_share_their_passes_are_those_of_each_alone(planted: Pairs) ->
         FitConfig(rank=rank, strength=strength, weight_strength=shrinkage)
         for rank, strength, shrinkage in ((1, 1e-3, 0.0), (2, 1e-3, 0.01), (3, 1e-2, 0.0), (3, 1e-3, 0.01))
     ]
-    for together, config in zip(fit_bases(planted, configs), configs, strict=True):
+    for shared, config in zip(fit_bases(planted, configs), configs, strict=True):
         alone = fit_basis(planted, config)
-        assert together.objective == pytest.approx(alone.objective, rel=1e-6)
-        torch.testing.assert_close(together.basis.vectors, alone.basis.vectors, rtol=1e-3, atol=1e-5)
+        assert shared.objective == pytest.approx(alone.objective, rel=1e-6)
+        torch.testing.assert_close(shared.basis.vectors, alone.basis.vectors, rtol=1e-3, atol=1e-5)
 
 
 def test_a_strong_penalty_on_angles_leaves_lengths_free_and_no_adam_run_gets_lower(planted: Pairs) -> None:
@@ -289,3 +290,21 @@ def test_a_table_mapped_from_a_file_is_read_where_it_lies(tmp_path: Path) -> Non
     like = {"weight": pairs.weight.float(), "label": pairs.label.float()}
     found = fit_basis(replace(pairs, vectors=mapped, **like), FIXED)
     assert found.objective == pytest.approx(fit_basis(replace(pairs, **like, vectors=mapped.clone()), FIXED).objective)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_long_descent_from_a_random_start_gets_lower(seed: int) -> None:
+    pairs = random_pairs(seed=seed, pairs=240)
+    config = FitConfig(rank=3, strength=1e-2, weight_strength=0.0, tolerance=1e-4)
+    penalties = Penalties(torch.zeros(6).double(), 1e-2, "distance", 0.0)
+
+    def descent(number: int) -> Job[Minimum]:
+        problem = SimplexProblem(pairs, 3, "users", 1.0, penalties)
+        rng = torch.Generator().manual_seed(100 + number)
+        start = torch.randn(6, 3, generator=rng, dtype=torch.float64)
+        return problem.round(start, spectrum_of(pairs, 0), 1e-5, 2_000)
+
+    lowest = min(
+        minimum.value for minimum in run(likelihood(pairs, "users", 1.0), together(list(map(descent, range(10)))))
+    )
+    assert fit_basis(pairs, config).objective <= 1.001 * lowest

@@ -115,3 +115,15 @@ def test_a_large_gaussian_step_is_shortened() -> None:
     found = gaussian_weights(choices, torch.tensor([[1.0]]), torch.tensor([-20.0]), 1e-12)
     assert float(found.gap[0]) <= 1e-12
     assert 20 < float(found.weights[0, 0]) < 40
+
+
+@pytest.mark.parametrize("pairs_each", [2, 12])
+def test_margins_in_the_thousands_and_choices_that_say_the_same_are_solved(pairs_each: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    direction = torch.randn(1, 3, generator=rng, dtype=torch.float64)
+    projected = 1e4 * torch.randn(20 * pairs_each, 1, generator=rng, dtype=torch.float64) * direction
+    choices, _ = choices_of(20, pairs_each, 3, 1.0)
+    prior = SimplexPrior(torch.full((3,), 1 / 3, dtype=torch.float64), torch.zeros(20, dtype=torch.float64))
+    found = simplex_weights(choices, projected, prior, 1e-6)
+    assert bool(found.weights.isfinite().all())
+    torch.testing.assert_close(found.weights.sum(1), torch.ones(20, dtype=torch.float64))

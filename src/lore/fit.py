@@ -26,13 +26,15 @@ from lore.optimize import UserChoices, gaussian_weights
 from lore.pairs import Pairs
 from lore.problem import (
     INNER_TOLERANCE,
+    STARTS,
     Job,
     Penalties,
     SimplexProblem,
     gaussian_choices,
     likelihood,
-    run_together,
+    run,
     spectrum_of,
+    together,
 )
 from lore.progress import Progress, silent
 
@@ -44,6 +46,9 @@ _STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
 _WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
 _POOLED_ONLY = 1e3  # so strong that all columns are the pooled direction
 _FOLDS = 3
+_MOST_STARTS = 10
+_BEGINNING, _ROUGH = 40, 10.0  # steps, and tolerance relative to the fit's, at which descents are compared
+_START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def fit_bases(
         progress("fitting", len(fits), len(configs))
 
     for group in _sharing(configs):
-        run_together(fitter.table, [finished(number) for number in group])
+        run(fitter.table, together([finished(number) for number in group]))
     return [fits[number] for number in range(len(configs))]
 
 
@@ -273,9 +278,13 @@ class _Fitter:
         return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
 
     def _fit_simplex(self, config: FitConfig, penalties: Penalties, validation: float | None) -> Job[Fit]:
-        problem = self._problem(self.pairs, config, penalties)
         anchor = yield from self._anchor(config, penalties)
-        start = yield from problem.start(anchor, config.seed)
+        problems = [self._problem(self.pairs, config, penalties) for _ in range(self._starts(config))]
+        begun = yield from together(
+            [self._begun(problem, anchor, config, number) for number, problem in enumerate(problems)]
+        )
+        best = min(range(len(begun)), key=lambda number: begun[number].value)
+        problem, start = problems[best], begun[best].point
         minimum = yield from problem.fit(start, self.spectrum, config.tolerance, config.max_iterations)
         if not minimum.converged:
             warnings.warn(
@@ -307,6 +316,19 @@ class _Fitter:
             weight_strength=penalties.weight_strength,
             validation=validation,
         )
+
+    def _starts(self, config: FitConfig) -> int:
+        """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
+        if config.rank == 1 or config.penalty == "cosine":
+            return 1
+        return min(max(_START_PAIRS // len(self.pairs), 1), _MOST_STARTS)
+
+    def _begun(self, problem: SimplexProblem, anchor: Tensor, config: FitConfig, number: int) -> Job[Minimum]:
+        """A short descent from one of several starts: far enough to tell which of them to follow."""
+        distances = STARTS if number == 0 else (STARTS[number % len(STARTS)],)
+        start = yield from problem.start(anchor, config.seed + number, distances)
+        steps = _BEGINNING if self._starts(config) > 1 else 0
+        return (yield from problem.round(start, self.spectrum, _ROUGH * config.tolerance, steps))
 
     def _anchor(self, config: FitConfig, penalties: Penalties) -> Job[Tensor]:
         """Where to start from: the reference, or where there is none the pooled direction."""

@@ -19,6 +19,7 @@ from lore.objective import pair_curvature, pair_loss, pair_slope
 _BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
 _INTERIOR_STEP = 0.995  # share of the way to the boundary that a step may go
+_DAMPING = 1e-13  # of the Hessian's trace, added to its diagonal
 _ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
 
 
@@ -137,15 +138,16 @@ class _Block:
         With fewer pairs than columns by the matrix inversion lemma, in a system of the size of the pairs.
         """
         _, pairs, columns = self.projected.shape
-        if pairs >= columns:
-            factor = torch.linalg.cholesky(self.hessian(margin) + torch.diag_embed(diagonal))
-            return torch.cholesky_solve(right, factor)
         curvature = self.share * pair_curvature(margin, self.temperature)
         scaled = self.projected * curvature.sqrt()[:, :, None]
+        # Where margins are in the thousands the diagonal would be lost beside the Hessian, and that may be singular.
+        diagonal = diagonal + _DAMPING * scaled.square().sum(dim=(1, 2))[:, None]
+        if pairs >= columns:
+            return torch.linalg.solve(scaled.transpose(1, 2) @ scaled + torch.diag_embed(diagonal), right)
         across = (scaled / diagonal[:, None, :]).transpose(1, 2)
         inner = scaled @ across + torch.eye(pairs, dtype=diagonal.dtype, device=diagonal.device)
         free = right / diagonal[:, :, None]
-        return free - across @ torch.cholesky_solve(scaled @ free, torch.linalg.cholesky(inner))
+        return free - across @ torch.linalg.solve(inner, scaled @ free)
 
     def only(self, kept: Tensor) -> "_Block":
         """The users in `kept`, positions in this block."""

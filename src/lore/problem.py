@@ -70,29 +70,41 @@ class Penalties:
 
 @dataclass(frozen=True)
 class Project:
-    """Asks for the pairs in coordinates of a basis `[dim, rank]`: `[pairs, rank]`."""
+    """Asks for the pairs in coordinates of `columns` `[dim, rank]`, a basis: `[pairs, rank]`."""
 
-    basis: Tensor
+    columns: Tensor
 
 
 @dataclass(frozen=True)
 class Transpose:
-    """Asks for the adjoint of that: `[dim, rank]` from values `[pairs, rank]`."""
+    """Asks for the adjoint of that: `[dim, rank]` from `columns` `[pairs, rank]`."""
 
-    values: Tensor
+    columns: Tensor
 
 
 Answer = TypeVar("Answer")
 Job = Generator[Project | Transpose, Tensor, Answer]
 
 
-def run_together(table: Likelihood, jobs: Sequence[Job[Answer]]) -> list[Answer]:
-    """What each job returns; all that the jobs ask for at a time is answered by one pass over the embeddings.
+def run(table: Likelihood, job: Job[Answer]) -> Answer:
+    """What a job returns, its questions answered by passes over the embeddings."""
+    answer: Any = None  # None begins a job
+    while True:
+        try:
+            asked = job.send(answer)
+        except StopIteration as done:
+            found: Answer = done.value
+            return found
+        answer = table.project(asked.columns) if isinstance(asked, Project) else table.project_transposed(asked.columns)
+
+
+def together(jobs: Sequence[Job[Answer]]) -> Job[list[Answer]]:
+    """One job of several: what they ask for at a time is asked for at once, and so costs one pass.
 
     A product with a few columns costs little more than one with a single column, as reading the embeddings dominates.
     """
     found: dict[int, Answer] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(jobs)))  # None begins a job
+    answers: dict[int, Any] = dict.fromkeys(range(len(jobs)))
     while answers:
         asked: dict[int, Project | Transpose] = {}
         for number, answer in answers.items():
@@ -100,20 +112,14 @@ def run_together(table: Likelihood, jobs: Sequence[Job[Answer]]) -> list[Answer]
                 asked[number] = jobs[number].send(answer)
             except StopIteration as done:
                 found[number] = done.value
-        answers = _answers(table, asked)
+        answers = {}
+        for kind in (Project, Transpose):
+            columns = {number: query.columns for number, query in asked.items() if isinstance(query, kind)}
+            if columns:
+                product = yield kind(torch.cat(list(columns.values()), dim=1))
+                parts = product.split([part.shape[1] for part in columns.values()], dim=1)
+                answers |= dict(zip(columns, parts, strict=True))
     return [found[number] for number in range(len(jobs))]
-
-
-def _answers(table: Likelihood, asked: dict[int, Project | Transpose]) -> dict[int, Any]:
-    bases = {number: query.basis for number, query in asked.items() if isinstance(query, Project)}
-    values = {number: query.values for number, query in asked.items() if isinstance(query, Transpose)}
-    answers: dict[int, Any] = {}
-    for columns, product in ((bases, table.project), (values, table.project_transposed)):
-        if columns:
-            widths = [len(column.T) for column in columns.values()]
-            parts = product(torch.cat(list(columns.values()), dim=1)).split(widths, dim=1)
-            answers |= dict(zip(columns, parts, strict=True))
-    return answers
 
 
 # --- the problem of the basis -------------------------------------------------------------------------------------
@@ -141,7 +147,7 @@ class SimplexProblem:
 
     def run(self, job: Job[Answer]) -> Answer:
         """What a job of this problem returns."""
-        return run_together(self.likelihood, [job])[0]
+        return run(self.likelihood, job)
 
     def solve(self, projected: Tensor) -> Tensor:
         """Everybody's best weights `[users, rank]` for projected pairs, warm from the last ones."""
