@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conftest import random_pairs
-from lore.fit import FitConfig, fit_basis
+from lore.fit import FitConfig, fit_bases, fit_basis
 from lore.gaussian import ITERATIONS, learn_taste, principal_features
 from lore.optimize import UserChoices
 from lore.personalize import fit_weights
@@ -60,3 +60,11 @@ def test_nobody_is_changed_by_having_no_pairs() -> None:
     people = fit_weights(pairs.select(pairs.user != 0), fit.basis)
     assert float(people.weights[0].abs().max()) == 0
     torch.testing.assert_close(people.covariance(torch.tensor([0]))[0], torch.eye(fit.basis.columns).double())
+
+
+def test_an_automatic_gaussian_fit_is_validated_by_itself_and_not_by_its_center() -> None:
+    pairs = random_pairs(users=20, pairs=1_200)
+    pooled, personal = fit_bases(pairs, [FitConfig(rank=1), FitConfig(family="gaussian", rank=2)])
+    assert personal.validation is not None
+    assert pooled.validation is not None
+    assert personal.validation < pooled.validation - 0.01  # the planted tastes differ
