@@ -1,4 +1,5 @@
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,3 +309,18 @@ def test_no_long_descent_from_a_random_start_gets_lower(seed: int) -> None:
         minimum.value for minimum in run(likelihood(pairs, "users", 1.0), together(list(map(descent, range(10)))))
     )
     assert fit_basis(pairs, config).objective <= 1.001 * lowest
+
+
+def test_pairs_of_rows_and_pairs_of_differences_are_fitted_alike(planted: Pairs) -> None:
+    own = [planted.of_users(torch.tensor([user])).differences() for user in range(len(planted.users))]
+    rows, differences = fit_basis(planted, FIXED), fit_basis(Pairs.from_differences(own), FIXED)
+    assert differences.objective == pytest.approx(rows.objective, rel=1e-6)
+    torch.testing.assert_close(differences.weights, rows.weights, atol=1e-3, rtol=0)
+
+
+def test_fits_in_two_threads_are_those_of_one(planted: Pairs) -> None:
+    configs = [FIXED, replace(FIXED, rank=2)]
+    with ThreadPoolExecutor(2) as threads:
+        beside = list(threads.map(lambda config: fit_basis(planted, config), configs))
+    for found, config in zip(beside, configs, strict=True):
+        assert torch.equal(found.basis.vectors, fit_basis(planted, config).basis.vectors)
