@@ -29,6 +29,9 @@ from lore.optimize import SimplexPrior, UserChoices, simplex_weights
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import oracle
+
 USERS, PAIRS, DIM, HEADS, SEED = 1_000, 47, 4_096, 10, 0
 Figures = dict[str, Any]
 
@@ -68,44 +71,6 @@ def paired(rng: torch.Generator) -> tuple[Pairs, Tensor]:
     return Pairs.from_rows(vectors, torch.arange(len(vectors)), None, user), reference
 
 
-def adam(pairs: Pairs, reference: Tensor, strength: float, steps: int) -> float:
-    """Joint Adam on basis and logits (learning rate 0.5, normal start), written plainly with autograd."""
-    rng = torch.Generator().manual_seed(SEED)
-    logits = torch.randn(USERS, 5, generator=rng).requires_grad_()
-    basis = torch.randn(DIM, 5, generator=rng).requires_grad_()
-    optimizer = torch.optim.Adam([logits, basis], lr=0.5)
-    value = torch.zeros(())
-    for _ in range(steps):
-        optimizer.zero_grad()
-        margin = (pairs.vectors @ basis * logits.softmax(dim=1)[pairs.user]).sum(dim=1)
-        value = functional.softplus(-margin).mean() + strength * (basis - reference[:, None]).square().sum()
-        value.backward()
-        optimizer.step()
-    return float(value.detach())
-
-
-def alternating_adam(pairs: Pairs, reference: Tensor, strength: float, steps: int) -> float:
-    """Adam on weights and basis in turn (rank 25, learning rate 0.5), the cosine penalty ramped up from 20 to 80 %."""
-    rng = torch.Generator().manual_seed(SEED)
-    logits = torch.rand(USERS, 25, generator=rng).requires_grad_()
-    basis = torch.randn(DIM, 25, generator=rng).requires_grad_()
-    optimizers = [torch.optim.Adam([part], lr=0.5) for part in (logits, basis)]
-
-    def objective(ramp: float) -> Tensor:
-        margin = (pairs.vectors @ basis * logits.softmax(dim=1)[pairs.user]).sum(dim=1)
-        cosine = functional.cosine_similarity(basis, reference[:, None], dim=0)
-        return functional.softplus(-margin).mean() + ramp * strength * (1 - cosine).mean()
-
-    for step in range(steps):
-        ramp = min(max((step / steps - 0.2) / 0.6, 0.0), 1.0)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-            objective(ramp).backward()
-            optimizer.step()
-    with torch.no_grad():
-        return float(objective(1.0))
-
-
 def timed(job: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """Median seconds, and the last result."""
     seconds, result = [], None
@@ -128,12 +93,12 @@ def job_a(pairs: Pairs, reference: Tensor) -> Figures:
 
 
 def adam_a(pairs: Pairs, reference: Tensor) -> Figures:
-    seconds, objective = timed(lambda: adam(pairs, reference, 1e-4, 1_000), 1)
+    seconds, objective = timed(lambda: oracle.adam(pairs, 5, 1e-4, reference, 1_000, 0.5, SEED), 1)
     return {"seconds": seconds, "objective": objective}
 
 
 def adam_c(pairs: Pairs, reference: Tensor) -> Figures:
-    seconds, objective = timed(lambda: alternating_adam(pairs, reference, 1e4, 2_000), 1)
+    seconds, objective = timed(lambda: oracle.alternating_adam(pairs, 25, 1e4, reference, 2_000, 0.5, SEED), 1)
     return {"seconds": seconds, "objective": objective}
 
 

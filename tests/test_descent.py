@@ -1,7 +1,22 @@
+from collections.abc import Callable
+
 import torch
 
-from lore.descent import minimize
+from lore.descent import Minimum, descend
 from lore.objective import ValueAndGradient
+
+
+def minimize(
+    function: Callable[[torch.Tensor], ValueAndGradient], start: torch.Tensor, tolerance: float, max_iterations: int
+) -> Minimum:
+    """A descent on a function at hand."""
+    descent = descend(start, tolerance, max_iterations)
+    point = next(descent)
+    while True:
+        try:
+            point = descent.send(function(point))
+        except StopIteration as stopped:
+            return stopped.value
 
 
 def test_minimize_finds_the_minimum_of_a_quadratic() -> None:

@@ -4,7 +4,7 @@
 stopped. So whoever holds the data answers several descents with one pass over it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -35,20 +35,6 @@ class Minimum:
 
 
 Descent = Generator[Tensor, ValueAndGradient, Minimum]
-
-
-def minimize(
-    function: Callable[[Tensor], ValueAndGradient], start: Tensor, tolerance: float, max_iterations: int
-) -> Minimum:
-    """`descend` on a function at hand: value (a float64 scalar) and gradient (in the shape of its argument)."""
-    descent = descend(start, tolerance, max_iterations)
-    point = next(descent)
-    while True:
-        try:
-            point = descent.send(function(point))
-        except StopIteration as stopped:
-            minimum: Minimum = stopped.value
-            return minimum
 
 
 def descend(start: Tensor, tolerance: float, max_iterations: int, memory: int = 10) -> Descent:
