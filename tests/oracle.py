@@ -1,6 +1,7 @@
 """The slow, obvious versions: loops over users and pairs, autograd, plain Adam."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,25 +63,53 @@ def best_weights(
     return w, float(value + strength * (torch.special.xlogy(population, population / w)).sum())
 
 
-def adam(pairs, rank: int, strength: float, reference: Tensor, steps: int, rate: float, seed: int) -> float:
-    """The objective that joint Adam reaches from a normal start, as in the published code (distance penalty)."""
+class Recipe(NamedTuple):
+    """What joint Adam ends at: the lowest objective on its way, and the last basis and weights."""
+
+    objective: float
+    basis: Tensor
+    weights: Tensor
+
+
+def adam(pairs, rank: int, strength: float, reference: Tensor, steps: int, rate: float, seed: int) -> Recipe:
+    """Joint Adam on basis and logits from a normal start, as in the published code (distance penalty)."""
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(pairs.users), rank, generator=rng, dtype=pairs.vectors.dtype).requires_grad_()
     basis = torch.randn(pairs.dim, rank, generator=rng, dtype=pairs.vectors.dtype).requires_grad_()
     optimizer = torch.optim.Adam([logits, basis], lr=rate)
     counts = pairs.counts.to(pairs.vectors)
     share = 1 / counts[pairs.user] / (counts > 0).sum()
-    difference = pairs.vectors[pairs.chosen] - (0 if pairs.rejected is None else pairs.vectors[pairs.rejected])
     best = math.inf
     for _ in range(steps):
         optimizer.zero_grad()
         weights = torch.softmax(logits, 1)
-        m = ((difference @ basis) * weights[pairs.user]).sum(1)
+        m = (differences_in(pairs, basis) * weights[pairs.user]).sum(1)
         value = (share * torch.nn.functional.softplus(-m)).sum() + strength * ((basis - reference[:, None]) ** 2).sum()
         value.backward()
         best = min(best, float(value.detach()))
         optimizer.step()
-    return best
+    return Recipe(best, basis.detach(), torch.softmax(logits.detach(), 1))
+
+
+def differences_in(pairs, basis: Tensor) -> Tensor:
+    """Chosen minus rejected in coordinates of a basis, `[pairs, rank]`."""
+    rows = pairs.vectors @ basis
+    return rows[pairs.chosen] - (0 if pairs.rejected is None else rows[pairs.rejected])
+
+
+def few_shot_adam(pairs, basis: Tensor, steps: int, rate: float, seed: int) -> Tensor:
+    """Weights of each user by Adam on their logits, the basis frozen, as in the published code."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(pairs.users), basis.shape[1], generator=rng, dtype=basis.dtype).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=rate)
+    share = 1 / pairs.counts.to(basis)[pairs.user]
+    projected = differences_in(pairs, basis)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        m = (projected * torch.softmax(logits, 1)[pairs.user]).sum(1)
+        (share * torch.nn.functional.softplus(-m)).sum().backward()
+        optimizer.step()
+    return torch.softmax(logits.detach(), 1)
 
 
 def project(point: Tensor) -> Tensor:
@@ -112,10 +141,9 @@ def alternating_adam(pairs, rank: int, strength: float, reference: Tensor, steps
     logits = torch.rand(len(pairs.users), rank, generator=rng, dtype=like).requires_grad_()
     basis = torch.randn(pairs.dim, rank, generator=rng, dtype=like).requires_grad_()
     optimizers = [torch.optim.Adam([part], lr=rate) for part in (logits, basis)]
-    difference = pairs.vectors[pairs.chosen] - (0 if pairs.rejected is None else pairs.vectors[pairs.rejected])
 
     def value(ramp: float) -> Tensor:
-        m = ((difference @ basis) * torch.softmax(logits, 1)[pairs.user]).sum(1)
+        m = (differences_in(pairs, basis) * torch.softmax(logits, 1)[pairs.user]).sum(1)
         cosines = torch.nn.functional.cosine_similarity(basis, reference[:, None], dim=0)
         return torch.nn.functional.softplus(-m).mean() + ramp * strength * (1 - cosines).mean()
 

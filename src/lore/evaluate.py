@@ -417,7 +417,9 @@ def _fit_all(
             _write_fit(fit, checkpoints, names[missing[at]])
 
     if missing:
-        fit_bases(pairs, [configs[number] for number in missing], reference, progress=progress, keep=keep)
+        partial = [checkpoints / f"{names[number]}.partial.safetensors" if checkpoints else None for number in missing]
+        wanted = [configs[number] for number in missing]
+        fit_bases(pairs, wanted, reference, progress=progress, keep=keep, checkpoints=partial)
     return [fits[number] for number in range(len(configs))]
 
 

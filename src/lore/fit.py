@@ -1,157 +1,45 @@
-"""`fit_basis`: learn the shared directions, and everybody's weights, from pairs.
+"""`fit_basis`: learn the shared directions, and everybody's weights, from pairs."""
 
-The basis is found by variable projection: at every step the users' weights are solved exactly on the projected pairs
-(`rank` numbers each), and the basis takes a quasi-Newton step on what is left. `strength="auto"` and
-`weight_strength="auto"` are chosen by the log loss on held-out groups of the pairs that are given.
-"""
-
-import math
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Literal
+from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from lore.basis import Family, RewardBasis, reference_basis
-from lore.charts import Spectrum
-from lore.descent import Minimum
-from lore.errors import ConfigError, ConvergenceWarning, DataError, ShapeError
-from lore.gaussian import learn_taste, principal_features
-from lore.objective import Average, PenaltyKind, penalty
-from lore.optimize import UserChoices, gaussian_weights
+from lore.checkpoint import Checkpoint, fingerprint, written_on_interrupt
+from lore.config import Fit, FitConfig
+from lore.errors import ConfigError, DataError, ShapeError
+from lore.fitter import Fitter
 from lore.pairs import Pairs
-from lore.problem import (
-    INNER_TOLERANCE,
-    STARTS,
-    Job,
-    Penalties,
-    SimplexProblem,
-    gaussian_choices,
-    likelihood,
-    run,
-    spectrum_of,
-    together,
-)
+from lore.problem import Job, run, together
 from lore.progress import Progress, silent
 
-Strength = float | Literal["auto"]
-
-# Relative to the mean squared length of a difference, so that the scale of the embeddings does not matter.
-_POOLED_STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-_STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
-_WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
-_POOLED_ONLY = 1e3  # so strong that all columns are the pooled direction
-_FOLDS = 3
-_MOST_STARTS = 10
-_BEGINNING, _ROUGH = 40, 10.0  # steps, and tolerance relative to the fit's, at which descents are compared
-_START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
+__all__ = ["Fit", "FitConfig", "fit_bases", "fit_basis"]
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """How to fit; see the module `lore.objective` for the formula.
-
-    Attributes:
-        family: "simplex", the published LoRe, or "gaussian".
-        rank: learned directions; 0 is the reference itself, 1 (simplex) is pooled Bradley-Terry.
-        strength: of the penalty on the basis, or "auto".
-        weight_strength: of the shrinkage of users' weights toward the population, or "auto" (simplex).
-        penalty: "distance" or "cosine" to the reference.
-        average: whether users or pairs count alike.
-        temperature: of the link.
-        tempering: power 1/tempering of the likelihood when the covariance is learned (gaussian).
-        tolerance: of the gap `|gradient| |basis| / objective` at which a fit is converged.
-        max_iterations: steps at most.
-        seed: of starts and folds.
-    """
-
-    family: Family = "simplex"
-    rank: int = 5
-    strength: Strength = "auto"
-    weight_strength: Strength = "auto"
-    penalty: PenaltyKind = "distance"
-    average: Average = "users"
-    temperature: float = 1.0
-    tempering: float = 4.0
-    tolerance: float = 1e-3
-    max_iterations: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.family not in ("simplex", "gaussian"):
-            raise ConfigError(f"`family` must be 'simplex' or 'gaussian', got {self.family!r}")
-        if self.rank < 0:
-            raise ConfigError(f"`rank` must be 0 (the reference) or more, got {self.rank}")
-        if self.penalty not in ("distance", "cosine"):
-            raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
-        if self.average not in ("users", "pairs"):
-            raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        for name in ("strength", "weight_strength"):
-            value = getattr(self, name)
-            if value != "auto" and not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise ConfigError(f"`{name}` must be 'auto' or a number of 0 or more, got {value!r}")
-        for name in ("temperature", "tolerance", "tempering"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
-        if self.max_iterations < 1:
-            raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"`seed` must be from 0 to 2^63 - 1, got {self.seed}")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted basis and the weights of the people it was fitted on.
-
-    Attributes:
-        basis: shared directions.
-        weights: `[users, columns]`; somebody without pairs gets the population's.
-        loss: mean loss on the pairs.
-        objective: loss and penalties.
-        gap: `|gradient| |basis| / objective` at the end: how much the objective could still change, relatively, for a
-            relative change of the basis. For the gaussian family, the relative change of the covariance in the last
-            iteration.
-        converged: whether the stopping rule was met; that of the gaussian family is a fixed number of iterations.
-        history: objective after each step.
-        strength: of the penalty, as used.
-        weight_strength: of the shrinkage of weights, as used.
-        validation: log loss on held-out groups, where a strength was "auto"; else None.
-    """
-
-    basis: RewardBasis
-    weights: Tensor
-    loss: float
-    objective: float
-    gap: float
-    converged: bool
-    history: list[float] = field(default_factory=list)
-    strength: float = 0.0
-    weight_strength: float = 0.0
-    validation: float | None = None
-
-
-def fit_basis(pairs: Pairs, config: FitConfig | None = None, reference: Tensor | None = None) -> Fit:
+def fit_basis(
+    pairs: Pairs,
+    config: FitConfig | None = None,
+    reference: Tensor | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+) -> Fit:
     """Learn a basis.
 
     Args:
         pairs: whose choices to learn from.
         config: how; the defaults of `FitConfig` where it is not given.
         reference: direction `[dim]` (or `[dim, 1]`) that the columns are drawn to; a reward LLM's own head.
+        checkpoint: a file that an interrupted fit leaves, and from which it goes on; removed at the end.
 
     Raises:
-        ConfigError: rank above dim, rank 0 or a cosine without a reference, "auto" with fewer than two groups.
-        DataError: there are no pairs.
+        ConfigError: rank above dim, rank 0 or a cosine without a reference, "auto" with fewer than two groups; the
+            checkpoint is of another fit.
+        DataError: there are no pairs; the checkpoint is damaged.
         ShapeError: the reference does not fit.
     """
-    return fit_bases(pairs, [config or FitConfig()], reference)[0]
+    return fit_bases(
+        pairs, [config or FitConfig()], reference, checkpoints=[None if checkpoint is None else Path(checkpoint)]
+    )[0]
 
 
 def fit_bases(
@@ -161,10 +49,12 @@ def fit_bases(
     *,
     progress: Progress = silent,
     keep: Callable[[int, Fit], None] | None = None,
+    checkpoints: Sequence[Path | None] | None = None,
 ) -> list[Fit]:
     """`fit_basis` for several configurations; what they share (folds, the pooled direction) is computed once.
 
-    `keep` is called with the number of a configuration and its fit as soon as that is done.
+    `keep` is called with the number of a configuration and its fit as soon as that is done; `checkpoints` has a path,
+    or None, for each configuration.
     """
     pairs = pairs.compact()
     if len(pairs) == 0 or not bool(pairs.weight.sum() > 0):
@@ -175,19 +65,27 @@ def fit_bases(
             raise ShapeError(f"`reference` must be [{pairs.dim}], got {tuple(reference.shape)}")
     for config in configs:
         _check(config, pairs, reference)
-    fitter = _Fitter(pairs, reference)
+    paths = checkpoints or [None] * len(configs)
+    kept = [_checkpoint(path, pairs, config, reference) for path, config in zip(paths, configs, strict=True)]
+    fitter = Fitter(pairs, reference)
     fits: dict[int, Fit] = {}
     progress("fitting", 0, len(configs))
 
     def finished(number: int) -> Job[None]:
-        fits[number] = yield from fitter.fit(configs[number])
+        fits[number] = yield from fitter.fit(configs[number], kept[number])
         if keep is not None:
             keep(number, fits[number])
+        kept[number].remove()
         progress("fitting", len(fits), len(configs))
 
     for group in _sharing(configs):
-        run(fitter.table, together([finished(number) for number in group]))
+        with written_on_interrupt([kept[number] for number in group]):
+            run(fitter.table, together([finished(number) for number in group]))
     return [fits[number] for number in range(len(configs))]
+
+
+def _checkpoint(path: Path | None, pairs: Pairs, config: FitConfig, reference: Tensor | None) -> Checkpoint:
+    return Checkpoint(path, "" if path is None else fingerprint(pairs, config, reference))
 
 
 def _sharing(configs: Sequence[FitConfig]) -> list[list[int]]:
@@ -206,319 +104,3 @@ def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
         )
     if config.penalty == "cosine" and (reference is None or not bool(reference.norm() > 0)):
         raise ConfigError("`penalty` 'cosine' needs a reference that is not zero; pass `reference`, or use 'distance'")
-
-
-# --- fitting with everything chosen -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Fold:
-    pairs: Pairs
-    held_out: Pairs
-
-    @cached_property
-    def spectrum(self) -> Spectrum:
-        return spectrum_of(self.pairs, seed=0)
-
-
-@dataclass(frozen=True)
-class _Pooled:
-    """The validated pooled direction: on all pairs, and on the training part of each fold."""
-
-    strength: float
-    validation: float
-    direction: Tensor
-    of_folds: list[Tensor]
-
-
-class _Fitter:
-    """Fits configurations to one set of pairs and remembers what they share."""
-
-    def __init__(self, pairs: Pairs, reference: Tensor | None) -> None:
-        self.pairs = pairs
-        self.reference = reference
-        self.scale = _mean_squared_difference(pairs)
-        self.table = likelihood(pairs, "users", 1.0)
-        self._folds: dict[int, list[_Fold]] = {}
-        self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
-
-    @cached_property
-    def spectrum(self) -> Spectrum:
-        """How far the differences spread."""
-        return spectrum_of(self.pairs, seed=0)
-
-    def fit(self, config: FitConfig) -> Job[Fit]:
-        """One fit."""
-        if config.family == "gaussian":
-            return self._fit_gaussian(config)
-        if config.rank == 0 and self.reference is not None:
-            return self._reference(config, self.reference)
-        weight_strength = 0.0 if config.rank == 1 else config.weight_strength
-        strength, validation, anchor = config.strength, None, self.reference
-        if strength == "auto" and config.penalty == "distance" and anchor is None and config.rank > 1:
-            anchor = self.pooled(config).direction
-        if strength == "auto" and config.penalty == "distance" and config.rank == 1:
-            strength, validation = self.pooled(config).strength, self.pooled(config).validation
-        if "auto" in (strength, weight_strength):
-            strength, weight_strength, validation = self._tuned(replace(config, weight_strength=weight_strength))
-        return (
-            yield from self._fit_simplex(
-                config, self._penalties(config, float(strength), float(weight_strength), anchor), validation
-            )
-        )
-
-    def _penalties(
-        self, config: FitConfig, strength: float, weight_strength: float, anchor: Tensor | None
-    ) -> Penalties:
-        if anchor is None:
-            anchor = self.pairs.like.new_zeros(self.pairs.dim)
-        return Penalties(anchor, strength, config.penalty, weight_strength)
-
-    def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
-        return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
-
-    def _fit_simplex(self, config: FitConfig, penalties: Penalties, validation: float | None) -> Job[Fit]:
-        anchor = yield from self._anchor(config, penalties)
-        problems = [self._problem(self.pairs, config, penalties) for _ in range(self._starts(config))]
-        begun = yield from together(
-            [self._begun(problem, anchor, config, number) for number, problem in enumerate(problems)]
-        )
-        best = min(range(len(begun)), key=lambda number: begun[number].value)
-        problem, start = problems[best], begun[best].point
-        minimum = yield from problem.fit(start, self.spectrum, config.tolerance, config.max_iterations)
-        if not minimum.converged:
-            warnings.warn(
-                f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
-                "raise `max_iterations` or `tolerance`, or give a larger `strength`",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        loss, _, weights = yield from problem.loss(minimum.point)
-        drawn = penalty(minimum.point, penalties.reference, penalties.strength, penalties.kind).value
-        basis = RewardBasis(
-            vectors=minimum.point,
-            center=torch.zeros_like(minimum.point[:, 0]),
-            population=problem.population.to(minimum.point),
-            family="simplex",
-            rank=config.rank,
-            temperature=config.temperature,
-            weight_strength=penalties.weight_strength,
-        )
-        return Fit(
-            basis=basis,
-            weights=weights,
-            loss=float(loss),
-            objective=float(loss + drawn + problem.shrinkage(problem.population)),
-            gap=minimum.gap,
-            converged=minimum.converged,
-            history=minimum.history,
-            strength=penalties.strength,
-            weight_strength=penalties.weight_strength,
-            validation=validation,
-        )
-
-    def _starts(self, config: FitConfig) -> int:
-        """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
-        if config.rank == 1 or config.penalty == "cosine":
-            return 1
-        return min(max(_START_PAIRS // len(self.pairs), 1), _MOST_STARTS)
-
-    def _begun(self, problem: SimplexProblem, anchor: Tensor, config: FitConfig, number: int) -> Job[Minimum]:
-        """A short descent from one of several starts: far enough to tell which of them to follow."""
-        distances = STARTS if number == 0 else (STARTS[number % len(STARTS)],)
-        start = yield from problem.start(anchor, config.seed + number, distances)
-        steps = _BEGINNING if self._starts(config) > 1 else 0
-        return (yield from problem.round(start, self.spectrum, _ROUGH * config.tolerance, steps))
-
-    def _anchor(self, config: FitConfig, penalties: Penalties) -> Job[Tensor]:
-        """Where to start from: the reference, or where there is none the pooled direction."""
-        if bool(penalties.reference.norm() > 0) or config.rank == 1:
-            return penalties.reference
-        problem = self._pooled_problem(self.pairs, config, max(penalties.strength, 1e-4 * self.scale))
-        zero = penalties.reference[:, None].clone()
-        minimum = yield from problem.round(zero, self.spectrum, config.tolerance, config.max_iterations)
-        return minimum.point.squeeze(1)
-
-    def _reference(self, config: FitConfig, reference: Tensor) -> Fit:
-        basis = reference_basis(reference, config.temperature)
-        weights = torch.ones(len(self.pairs.users), 1).to(reference)
-        problem = likelihood(self.pairs, config.average, config.temperature)
-        loss = float(problem.loss(problem.margins(problem.project(basis.vectors), weights)))
-        return Fit(basis, weights, loss, loss, gap=0.0, converged=True, history=[loss])
-
-    # --- validation -----------------------------------------------------------------------------------------------
-
-    def folds(self, seed: int) -> list[_Fold]:
-        """Training and held-out pairs by group, without shared responses; a pair that straddles is in neither."""
-        if seed not in self._folds:
-            self._folds[seed] = _folds(self.pairs, seed)
-        return self._folds[seed]
-
-    def pooled(self, config: FitConfig) -> _Pooled:
-        """The pooled direction at the strength that predicts held-out groups best."""
-        key = (config.average, config.temperature, config.seed)
-        if key not in self._pooled:
-            self._pooled[key] = self._validated_pooled(replace(config, rank=1, penalty="distance"))
-        return self._pooled[key]
-
-    def _validated_pooled(self, config: FitConfig) -> _Pooled:
-        folds = self.folds(config.seed)
-        paths = []
-        for fold in folds:
-            held_out = likelihood(fold.held_out, config.average, config.temperature)
-            start, path = None, []
-            for relative in _POOLED_STRENGTHS:
-                start = self._fit_pooled(fold, config, relative * self.scale, start).point
-                weights = torch.ones(len(fold.pairs.users), 1).to(start)
-                path.append(
-                    (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
-                )
-            paths.append(path)
-        means = [float(np.mean([path[at][0] for path in paths])) for at in range(len(_POOLED_STRENGTHS))]
-        best = int(np.argmin(means))
-        strength = _POOLED_STRENGTHS[best] * self.scale
-        direction = self._fit_pooled(self, config, strength).point.squeeze(1)
-        return _Pooled(strength, means[best], direction, [path[best][1] for path in paths])
-
-    def _pooled_problem(self, pairs: Pairs, config: FitConfig, strength: float) -> SimplexProblem:
-        config = replace(config, rank=1, penalty="distance", weight_strength=0.0)
-        return self._problem(pairs, config, self._penalties(config, strength, 0.0, self.reference))
-
-    def _fit_pooled(
-        self, part: "_Fold | _Fitter", config: FitConfig, strength: float, start: Tensor | None = None
-    ) -> Minimum:
-        problem = self._pooled_problem(part.pairs, config, strength)
-        begin = problem.penalties.reference[:, None].clone() if start is None else start
-        return problem.run(problem.round(begin, part.spectrum, config.tolerance, config.max_iterations))
-
-    def _tuned(self, config: FitConfig) -> tuple[float, float, float]:
-        """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, each along a path."""
-        distance = config.penalty == "distance"
-        strengths = [relative * (self.scale if distance else 1.0) for relative in _STRENGTHS]
-        if config.strength != "auto":
-            strengths = [config.strength]
-        shrinkages = [config.weight_strength] if config.weight_strength != "auto" else list(_WEIGHT_STRENGTHS)
-        tried: dict[tuple[float, float], float] = {}
-        middle = strengths[len(strengths) // 3]
-        for value in shrinkages:
-            tried[middle, value] = self._held_out_loss(config, middle, value)
-            if tried[middle, value] > min(tried.values()):
-                break  # weaker shrinkage only gets worse from here
-        shrinkage = min(tried, key=tried.__getitem__)[1]
-        if config.strength == "auto" and distance and self.reference is None:
-            tried[_POOLED_ONLY * self.scale, shrinkage] = self.pooled(config).validation
-        weaker, stronger = strengths[len(strengths) // 3 + 1 :], strengths[: len(strengths) // 3][::-1]
-        for direction in (weaker, stronger):
-            last = tried[middle, shrinkage]
-            for value in direction:
-                tried[value, shrinkage] = self._held_out_loss(config, value, shrinkage)
-                if tried[value, shrinkage] > last:
-                    break
-                last = tried[value, shrinkage]
-        best = min(tried, key=tried.__getitem__)
-        return *best, tried[best]
-
-    def _held_out_loss(self, config: FitConfig, strength: float, shrinkage: float) -> float:
-        # A tenth of the accuracy, and equal weights as the population, suffice to rank candidates.
-        config = replace(config, tolerance=10 * config.tolerance, max_iterations=40)
-        losses = []
-        shrunk = self.reference is None and config.penalty == "distance" and config.strength == "auto"
-        pooled = self.pooled(config).of_folds if shrunk else None
-        for number, fold in enumerate(self.folds(config.seed)):
-            anchor = self.reference if pooled is None else pooled[number]
-            penalties = self._penalties(config, strength, shrinkage, anchor)
-            problem = self._problem(fold.pairs, config, penalties)
-            if anchor is None:
-                anchor = self._fit_pooled(fold, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
-            begin = problem.run(problem.start(anchor, config.seed, distances=(1.0,)))
-            basis = problem.run(problem.round(begin, fold.spectrum, config.tolerance, config.max_iterations)).point
-            _, _, weights = problem.run(problem.loss(basis))
-            held_out = likelihood(fold.held_out, config.average, config.temperature)
-            losses.append(float(held_out.loss(held_out.margins(held_out.project(basis), weights))))
-        return float(np.mean(losses))
-
-    # --- the gaussian family --------------------------------------------------------------------------------------
-
-    def _fit_gaussian(self, config: FitConfig) -> Fit:
-        center, strength, validation = self._center(config)
-        basis, change = _gaussian_basis(self.pairs, config, center)
-        problem = likelihood(self.pairs, config.average, config.temperature)
-        offset, projected = problem.project(center[:, None]).squeeze(1), problem.project(basis.vectors)
-        posterior = gaussian_weights(
-            gaussian_choices(self.pairs, basis), projected, offset, INNER_TOLERANCE * config.tolerance
-        )
-        weights = posterior.weights.to(projected)
-        loss = float(problem.loss(problem.margins(projected, weights) + offset))
-        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
-        if validation is not None:
-            validation = self._held_out_gaussian(config)
-        return Fit(basis, weights, loss, objective, change, converged=True, strength=strength, validation=validation)
-
-    def _held_out_gaussian(self, config: FitConfig) -> float:
-        losses = []
-        for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
-            basis, _ = _gaussian_basis(fold.pairs, config, center)
-            train = likelihood(fold.pairs, config.average, config.temperature)
-            offset = train.project(center[:, None]).squeeze(1)
-            choices = gaussian_choices(fold.pairs, basis)
-            weights = gaussian_weights(choices, train.project(basis.vectors), offset, config.tolerance).weights
-            held_out = likelihood(fold.held_out, config.average, config.temperature)
-            margin = held_out.margins(held_out.project(basis.vectors), weights.to(offset))
-            losses.append(float(held_out.loss(margin + held_out.project(center[:, None]).squeeze(1))))
-        return float(np.mean(losses))
-
-    def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
-        if config.strength == "auto":
-            pooled = self.pooled(config)
-            return pooled.direction, pooled.strength, pooled.validation
-        return self._fit_pooled(self, config, config.strength).point.squeeze(1), config.strength, None
-
-
-def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:
-    """The learned tastes around a center, and the relative change of their covariance in the last iteration."""
-    features = principal_features(pairs.vectors).map
-    if config.rank > features.shape[1]:
-        raise ConfigError(f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}")
-    problem = likelihood(pairs, config.average, config.temperature)
-    share = pairs.weight / config.tempering
-    tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
-    offset = problem.project(center[:, None]).squeeze(1)
-    taste = learn_taste(tempered, problem.project(features), offset, config.rank)
-    vectors = features @ taste.root.to(features)
-    basis = RewardBasis(
-        vectors=vectors,
-        center=center,
-        population=torch.zeros_like(vectors[0]),
-        family="gaussian",
-        rank=config.rank,
-        temperature=config.temperature,
-    )
-    return basis, taste.change
-
-
-def _mean_squared_difference(pairs: Pairs) -> float:
-    """Mean squared length of a difference, over at most 4,096 pairs; the unit of relative strengths."""
-    some = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), 4_096)).long().to(pairs.user.device))
-    return float(some.differences().double().square().sum(1).mean()) or 1.0
-
-
-def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
-    groups, number = pairs.group.unique(return_inverse=True)
-    if len(groups) < 2:
-        raise ConfigError(
-            "`strength` 'auto' needs two groups (prompts, or items) to hold one out; give `strength` and "
-            "`weight_strength` as numbers"
-        )
-    folds = min(_FOLDS, len(groups))
-    assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
-    of_row = assigned.to(number.device)[number]
-    made = []
-    for fold in range(folds):
-        train, held_out = pairs.parted(of_row == fold)
-        if len(train) and len(held_out):
-            made.append(_Fold(train.compact(), held_out.compact()))
-    if not made:
-        raise ConfigError(
-            "`strength` 'auto' found no pairs within held-out groups; give `strength` and `weight_strength` as numbers"
-        )
-    return made

@@ -1,7 +1,7 @@
 """The problems that are solved: the likelihood of pairs, users' own problems, and that of the basis."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,13 @@ _SETTLED = 1e-3  # change of the population, summed over directions, at which th
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
+
+
+Reached = Callable[[Tensor, Tensor], None]
+
+
+def _nobody(basis: Tensor, population: Tensor) -> None:
+    """Hears of a better basis and does nothing."""
 
 
 def likelihood(pairs: Pairs, average: Average, temperature: float) -> Likelihood:
@@ -227,9 +234,14 @@ class SimplexProblem:
             return Polar.of(found, curvature, penalties.strength / rank, penalties.reference, length)
         return Straight.of(found, curvature, penalties.strength / (2 * rank * length**2))
 
-    def fit(self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int) -> Job[Minimum]:
-        """Minimize; with shrinkage of the weights, in rounds that settle the population."""
-        minimum = yield from self.round(start, found, tolerance, max_iterations)
+    def fit(
+        self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int, reached: Reached = _nobody
+    ) -> Job[Minimum]:
+        """Minimize; with shrinkage of the weights, in rounds that settle the population.
+
+        `reached` is told of every better basis, and of the population that goes with it.
+        """
+        minimum = yield from self.round(start, found, tolerance, max_iterations, reached)
         history = list(minimum.history)
         for _ in range(_ROUNDS):
             population = self.mean_weights()
@@ -237,22 +249,40 @@ class SimplexProblem:
             self.population = population
             if self.penalties.weight_strength == 0 or moved < _SETTLED:
                 break
-            minimum = yield from self.round(minimum.point, found, tolerance, max_iterations)
+            minimum = yield from self.round(minimum.point, found, tolerance, max_iterations, reached)
             history += minimum.history
         return replace(minimum, history=history)
 
-    def round(self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int) -> Job[Minimum]:
+    def round(
+        self, start: Tensor, found: Spectrum, tolerance: float, max_iterations: int, reached: Reached = _nobody
+    ) -> Job[Minimum]:
         """Minimize with the population as it is."""
         self.inner = INNER_TOLERANCE * tolerance
         chart = self.chart(start, found)
         descent = descend(chart.coordinates(start), tolerance, max_iterations)
-        point = next(descent)
+        point, lowest = next(descent), math.inf
         while True:
-            value, gradient = yield from self.evaluate(chart.basis(point))
+            basis = chart.basis(point)
+            value, gradient = yield from self.evaluate(basis)
+            if value < lowest:
+                lowest = float(value)
+                reached(basis, self.population)
             try:
                 point = descent.send(ValueAndGradient(value, chart.pulled_back(point, gradient)))
             except StopIteration as stopped:
                 return replace(stopped.value, point=chart.basis(stopped.value.point))
+
+    def gap(self, minimum: Minimum) -> Job[float]:
+        """How far from a minimum, relative to the objective: a bound where the problem is strongly convex.
+
+        With one column and the distance penalty it is: `|gradient|^2 / (4 strength)` bounds how far the objective is
+        above its minimum (Boyd and Vandenberghe 2004, equation 9.9). Elsewhere the gap of the descent.
+        """
+        penalties = self.penalties
+        if len(self.population) > 1 or penalties.kind == "cosine" or penalties.strength == 0:
+            return minimum.gap
+        value, gradient = yield from self.evaluate(minimum.point)
+        return float(gradient.double().square().sum() / (4 * penalties.strength * value))
 
     def mean_weights(self) -> Tensor:
         """Mean weights of users with pairs, `[rank]`."""

@@ -1,0 +1,101 @@
+"""`FitConfig`, how to fit, and `Fit`, what comes of it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from lore.basis import Family, RewardBasis
+from lore.errors import ConfigError
+from lore.objective import Average, PenaltyKind
+
+Strength = float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to fit; see the module `lore.objective` for the formula.
+
+    Attributes:
+        family: "simplex", the published LoRe, or "gaussian".
+        rank: learned directions; 0 is the reference itself, 1 (simplex) is pooled Bradley-Terry.
+        strength: of the penalty on the basis, or "auto".
+        weight_strength: of the shrinkage of users' weights toward the population, or "auto" (simplex).
+        penalty: "distance" or "cosine" to the reference.
+        average: whether users or pairs count alike.
+        temperature: of the link.
+        tempering: power 1/tempering of the likelihood when the covariance is learned (gaussian).
+        tolerance: of the gap `|gradient| |basis| / objective` at which a fit is converged.
+        max_iterations: steps at most.
+        seed: of starts and folds.
+    """
+
+    family: Family = "simplex"
+    rank: int = 5
+    strength: Strength = "auto"
+    weight_strength: Strength = "auto"
+    penalty: PenaltyKind = "distance"
+    average: Average = "users"
+    temperature: float = 1.0
+    tempering: float = 4.0
+    tolerance: float = 1e-3
+    max_iterations: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.family not in ("simplex", "gaussian"):
+            raise ConfigError(f"`family` must be 'simplex' or 'gaussian', got {self.family!r}")
+        if self.rank < 0:
+            raise ConfigError(f"`rank` must be 0 (the reference) or more, got {self.rank}")
+        if self.penalty not in ("distance", "cosine"):
+            raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
+        if self.average not in ("users", "pairs"):
+            raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("strength", "weight_strength"):
+            value = getattr(self, name)
+            if value != "auto" and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ConfigError(f"`{name}` must be 'auto' or a number of 0 or more, got {value!r}")
+        for name in ("temperature", "tolerance", "tempering"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
+        if self.max_iterations < 1:
+            raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"`seed` must be from 0 to 2^63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted basis and the weights of the people it was fitted on.
+
+    Attributes:
+        basis: shared directions.
+        weights: `[users, columns]`; somebody without pairs gets the population's.
+        loss: mean loss on the pairs.
+        objective: loss and penalties.
+        gap: `|gradient| |basis| / objective` at the end, in coordinates in which the objective is round: how much it
+            could still change, relatively, for a relative change of the basis. At rank 1 with a distance penalty of
+            positive strength, which is a convex problem, a bound: the objective is at most this share of itself above
+            its minimum. For the gaussian family, the relative change of the covariance in the last iteration.
+        converged: whether the stopping rule was met; that of the gaussian family is a fixed number of iterations.
+        history: objective after each step.
+        strength: of the penalty, as used.
+        weight_strength: of the shrinkage of weights, as used.
+        validation: log loss on held-out groups, where a strength was "auto"; else None.
+    """
+
+    basis: RewardBasis
+    weights: Tensor
+    loss: float
+    objective: float
+    gap: float
+    converged: bool
+    history: list[float] = field(default_factory=list)
+    strength: float = 0.0
+    weight_strength: float = 0.0
+    validation: float | None = None

@@ -1,0 +1,379 @@
+"""One set of pairs and all that fits of it share: folds, the pooled direction, the automatic strengths.
+
+The basis is found by variable projection: at every step the users' weights are solved exactly on the projected pairs
+(`rank` numbers each), and the basis takes a quasi-Newton step on what is left. `strength="auto"` and
+`weight_strength="auto"` are chosen by the log loss on held-out groups of the pairs that are given.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lore.basis import RewardBasis, reference_basis
+from lore.charts import Spectrum
+from lore.checkpoint import Checkpoint
+from lore.config import Fit, FitConfig
+from lore.descent import Minimum
+from lore.errors import ConfigError, ConvergenceWarning
+from lore.gaussian import learn_taste, principal_features
+from lore.objective import Average, penalty
+from lore.optimize import UserChoices, gaussian_weights
+from lore.pairs import Pairs
+from lore.problem import (
+    INNER_TOLERANCE,
+    STARTS,
+    Job,
+    Penalties,
+    SimplexProblem,
+    gaussian_choices,
+    likelihood,
+    spectrum_of,
+    together,
+)
+
+# Relative to the mean squared length of a difference, so that the scale of the embeddings does not matter.
+_POOLED_STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+_STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
+_WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
+_POOLED_ONLY = 1e3  # so strong that all columns are the pooled direction
+_FOLDS = 3
+_MOST_STARTS = 10
+_BEGINNING, _ROUGH = 40, 10.0  # steps, and tolerance relative to the fit's, at which descents are compared
+_START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
+
+
+@dataclass(frozen=True)
+class _Fold:
+    pairs: Pairs
+    held_out: Pairs
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        return spectrum_of(self.pairs, seed=0)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The validated pooled direction: on all pairs, and on the training part of each fold."""
+
+    strength: float
+    validation: float
+    direction: Tensor
+    of_folds: list[Tensor]
+
+
+class Fitter:
+    """Fits configurations to one set of pairs and remembers what they share."""
+
+    def __init__(self, pairs: Pairs, reference: Tensor | None) -> None:
+        self.pairs = pairs
+        self.reference = reference
+        self.scale = _mean_squared_difference(pairs)
+        self.table = likelihood(pairs, "users", 1.0)
+        self._folds: dict[int, list[_Fold]] = {}
+        self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """How far the differences spread."""
+        return spectrum_of(self.pairs, seed=0)
+
+    def fit(self, config: FitConfig, checkpoint: Checkpoint) -> Job[Fit]:
+        """One fit, from where a checkpoint stands."""
+        if config.family == "gaussian":
+            return self._fit_gaussian(config)
+        if config.rank == 0 and self.reference is not None:
+            return self._reference(config, self.reference)
+        weight_strength = 0.0 if config.rank == 1 else config.weight_strength
+        strength, validation, anchor = config.strength, None, self.reference
+        if strength == "auto" and config.penalty == "distance" and anchor is None and config.rank > 1:
+            anchor = self.pooled(config).direction
+        if strength == "auto" and config.penalty == "distance" and config.rank == 1:
+            strength, validation = self.pooled(config).strength, self.pooled(config).validation
+        if "auto" in (strength, weight_strength):
+            strength, weight_strength, validation = self._tuned(
+                replace(config, weight_strength=weight_strength), checkpoint
+            )
+        penalties = self._penalties(config, float(strength), float(weight_strength), anchor)
+        return (yield from self._fit_simplex(config, penalties, validation, checkpoint))
+
+    def _penalties(
+        self, config: FitConfig, strength: float, weight_strength: float, anchor: Tensor | None
+    ) -> Penalties:
+        if anchor is None:
+            anchor = self.pairs.like.new_zeros(self.pairs.dim)
+        return Penalties(anchor, strength, config.penalty, weight_strength)
+
+    def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
+        return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
+
+    def _fit_simplex(
+        self, config: FitConfig, penalties: Penalties, validation: float | None, checkpoint: Checkpoint
+    ) -> Job[Fit]:
+        problem, start = yield from self._resumed_or_begun(config, penalties, checkpoint)
+        minimum = yield from problem.fit(
+            start, self.spectrum, config.tolerance, config.max_iterations, checkpoint.reached
+        )
+        if not minimum.converged:
+            warnings.warn(
+                f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
+                "raise `max_iterations` or `tolerance`, or give a larger `strength`",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        gap = yield from problem.gap(minimum)
+        loss, _, weights = yield from problem.loss(minimum.point)
+        drawn = penalty(minimum.point, penalties.reference, penalties.strength, penalties.kind).value
+        basis = RewardBasis(
+            vectors=minimum.point,
+            center=torch.zeros_like(minimum.point[:, 0]),
+            population=problem.population.to(minimum.point),
+            family="simplex",
+            rank=config.rank,
+            temperature=config.temperature,
+            weight_strength=penalties.weight_strength,
+        )
+        return Fit(
+            basis=basis,
+            weights=weights,
+            loss=float(loss),
+            objective=float(loss + drawn + problem.shrinkage(problem.population)),
+            gap=gap,
+            converged=minimum.converged,
+            history=minimum.history,
+            strength=penalties.strength,
+            weight_strength=penalties.weight_strength,
+            validation=validation,
+        )
+
+    def _resumed_or_begun(
+        self, config: FitConfig, penalties: Penalties, checkpoint: Checkpoint
+    ) -> Job[tuple[SimplexProblem, Tensor]]:
+        """The problem and where to descend from: the basis of the checkpoint, or the best of several starts."""
+        if checkpoint.basis is not None and checkpoint.population is not None:
+            problem = self._problem(self.pairs, config, penalties)
+            problem.population = checkpoint.population.to(problem.population)
+            return problem, checkpoint.basis.to(self.pairs.like)
+        anchor = yield from self._anchor(config, penalties)
+        problems = [self._problem(self.pairs, config, penalties) for _ in range(self._starts(config))]
+        begun = yield from together(
+            [self._begun(problem, anchor, config, number) for number, problem in enumerate(problems)]
+        )
+        best = min(range(len(begun)), key=lambda number: begun[number].value)
+        return problems[best], begun[best].point
+
+    def _starts(self, config: FitConfig) -> int:
+        """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
+        if config.rank == 1 or config.penalty == "cosine":
+            return 1
+        return min(max(_START_PAIRS // len(self.pairs), 1), _MOST_STARTS)
+
+    def _begun(self, problem: SimplexProblem, anchor: Tensor, config: FitConfig, number: int) -> Job[Minimum]:
+        """A short descent from one of several starts: far enough to tell which of them to follow."""
+        distances = STARTS if number == 0 else (STARTS[number % len(STARTS)],)
+        start = yield from problem.start(anchor, config.seed + number, distances)
+        steps = _BEGINNING if self._starts(config) > 1 else 0
+        return (yield from problem.round(start, self.spectrum, _ROUGH * config.tolerance, steps))
+
+    def _anchor(self, config: FitConfig, penalties: Penalties) -> Job[Tensor]:
+        """Where to start from: the reference, or where there is none the pooled direction."""
+        if bool(penalties.reference.norm() > 0) or config.rank == 1:
+            return penalties.reference
+        problem = self._pooled_problem(self.pairs, config, max(penalties.strength, 1e-4 * self.scale))
+        zero = penalties.reference[:, None].clone()
+        minimum = yield from problem.round(zero, self.spectrum, config.tolerance, config.max_iterations)
+        return minimum.point.squeeze(1)
+
+    def _reference(self, config: FitConfig, reference: Tensor) -> Fit:
+        basis = reference_basis(reference, config.temperature)
+        weights = torch.ones(len(self.pairs.users), 1).to(reference)
+        problem = likelihood(self.pairs, config.average, config.temperature)
+        loss = float(problem.loss(problem.margins(problem.project(basis.vectors), weights)))
+        return Fit(basis, weights, loss, loss, gap=0.0, converged=True, history=[loss])
+
+    # --- validation -----------------------------------------------------------------------------------------------
+
+    def folds(self, seed: int) -> list[_Fold]:
+        """Training and held-out pairs by group, without shared responses; a pair that straddles is in neither."""
+        if seed not in self._folds:
+            self._folds[seed] = _folds(self.pairs, seed)
+        return self._folds[seed]
+
+    def pooled(self, config: FitConfig) -> _Pooled:
+        """The pooled direction at the strength that predicts held-out groups best."""
+        key = (config.average, config.temperature, config.seed)
+        if key not in self._pooled:
+            self._pooled[key] = self._validated_pooled(replace(config, rank=1, penalty="distance"))
+        return self._pooled[key]
+
+    def _validated_pooled(self, config: FitConfig) -> _Pooled:
+        folds = self.folds(config.seed)
+        paths = []
+        for fold in folds:
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            start, path = None, []
+            for relative in _POOLED_STRENGTHS:
+                start = self._fit_pooled(fold, config, relative * self.scale, start).point
+                weights = torch.ones(len(fold.pairs.users), 1).to(start)
+                path.append(
+                    (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
+                )
+            paths.append(path)
+        means = [float(np.mean([path[at][0] for path in paths])) for at in range(len(_POOLED_STRENGTHS))]
+        best = int(np.argmin(means))
+        strength = _POOLED_STRENGTHS[best] * self.scale
+        direction = self._fit_pooled(self, config, strength).point.squeeze(1)
+        return _Pooled(strength, means[best], direction, [path[best][1] for path in paths])
+
+    def _pooled_problem(self, pairs: Pairs, config: FitConfig, strength: float) -> SimplexProblem:
+        config = replace(config, rank=1, penalty="distance", weight_strength=0.0)
+        return self._problem(pairs, config, self._penalties(config, strength, 0.0, self.reference))
+
+    def _fit_pooled(
+        self, part: "_Fold | Fitter", config: FitConfig, strength: float, start: Tensor | None = None
+    ) -> Minimum:
+        problem = self._pooled_problem(part.pairs, config, strength)
+        begin = problem.penalties.reference[:, None].clone() if start is None else start
+        return problem.run(problem.round(begin, part.spectrum, config.tolerance, config.max_iterations))
+
+    def _tuned(self, config: FitConfig, checkpoint: Checkpoint) -> tuple[float, float, float]:
+        """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, each along a path."""
+        distance = config.penalty == "distance"
+        strengths = [relative * (self.scale if distance else 1.0) for relative in _STRENGTHS]
+        if config.strength != "auto":
+            strengths = [config.strength]
+        shrinkages = [config.weight_strength] if config.weight_strength != "auto" else list(_WEIGHT_STRENGTHS)
+        tried: dict[tuple[float, float], float] = {}
+        middle = strengths[len(strengths) // 3]
+        for value in shrinkages:
+            tried[middle, value] = self._validated(config, middle, value, checkpoint)
+            if tried[middle, value] > min(tried.values()):
+                break  # weaker shrinkage only gets worse from here
+        shrinkage = min(tried, key=tried.__getitem__)[1]
+        if config.strength == "auto" and distance and self.reference is None:
+            tried[_POOLED_ONLY * self.scale, shrinkage] = self.pooled(config).validation
+        weaker, stronger = strengths[len(strengths) // 3 + 1 :], strengths[: len(strengths) // 3][::-1]
+        for direction in (weaker, stronger):
+            last = tried[middle, shrinkage]
+            for value in direction:
+                tried[value, shrinkage] = self._validated(config, value, shrinkage, checkpoint)
+                if tried[value, shrinkage] > last:
+                    break
+                last = tried[value, shrinkage]
+        best = min(tried, key=tried.__getitem__)
+        return *best, tried[best]
+
+    def _validated(self, config: FitConfig, strength: float, shrinkage: float, checkpoint: Checkpoint) -> float:
+        """The log loss on held-out groups, if the checkpoint does not know it computed now."""
+        if (strength, shrinkage) not in checkpoint.held_out:
+            checkpoint.validated(strength, shrinkage, self._held_out_loss(config, strength, shrinkage))
+        return checkpoint.held_out[strength, shrinkage]
+
+    def _held_out_loss(self, config: FitConfig, strength: float, shrinkage: float) -> float:
+        # A tenth of the accuracy, and equal weights as the population, suffice to rank candidates.
+        config = replace(config, tolerance=10 * config.tolerance, max_iterations=40)
+        losses = []
+        shrunk = self.reference is None and config.penalty == "distance" and config.strength == "auto"
+        pooled = self.pooled(config).of_folds if shrunk else None
+        for number, fold in enumerate(self.folds(config.seed)):
+            anchor = self.reference if pooled is None else pooled[number]
+            penalties = self._penalties(config, strength, shrinkage, anchor)
+            problem = self._problem(fold.pairs, config, penalties)
+            if anchor is None:
+                anchor = self._fit_pooled(fold, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
+            begin = problem.run(problem.start(anchor, config.seed, distances=(1.0,)))
+            basis = problem.run(problem.round(begin, fold.spectrum, config.tolerance, config.max_iterations)).point
+            _, _, weights = problem.run(problem.loss(basis))
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            losses.append(float(held_out.loss(held_out.margins(held_out.project(basis), weights))))
+        return float(np.mean(losses))
+
+    # --- the gaussian family --------------------------------------------------------------------------------------
+
+    def _fit_gaussian(self, config: FitConfig) -> Fit:
+        center, strength, validation = self._center(config)
+        basis, change = _gaussian_basis(self.pairs, config, center)
+        problem = likelihood(self.pairs, config.average, config.temperature)
+        offset, projected = problem.project(center[:, None]).squeeze(1), problem.project(basis.vectors)
+        posterior = gaussian_weights(
+            gaussian_choices(self.pairs, basis), projected, offset, INNER_TOLERANCE * config.tolerance
+        )
+        weights = posterior.weights.to(projected)
+        loss = float(problem.loss(problem.margins(projected, weights) + offset))
+        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
+        if validation is not None:
+            validation = self._held_out_gaussian(config)
+        return Fit(basis, weights, loss, objective, change, converged=True, strength=strength, validation=validation)
+
+    def _held_out_gaussian(self, config: FitConfig) -> float:
+        losses = []
+        for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
+            basis, _ = _gaussian_basis(fold.pairs, config, center)
+            train = likelihood(fold.pairs, config.average, config.temperature)
+            offset = train.project(center[:, None]).squeeze(1)
+            choices = gaussian_choices(fold.pairs, basis)
+            weights = gaussian_weights(choices, train.project(basis.vectors), offset, config.tolerance).weights
+            held_out = likelihood(fold.held_out, config.average, config.temperature)
+            margin = held_out.margins(held_out.project(basis.vectors), weights.to(offset))
+            losses.append(float(held_out.loss(margin + held_out.project(center[:, None]).squeeze(1))))
+        return float(np.mean(losses))
+
+    def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
+        if config.strength == "auto":
+            pooled = self.pooled(config)
+            return pooled.direction, pooled.strength, pooled.validation
+        return self._fit_pooled(self, config, config.strength).point.squeeze(1), config.strength, None
+
+
+def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:
+    """The learned tastes around a center, and the relative change of their covariance in the last iteration."""
+    features = principal_features(pairs.vectors).map
+    if config.rank > features.shape[1]:
+        raise ConfigError(f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}")
+    problem = likelihood(pairs, config.average, config.temperature)
+    share = pairs.weight / config.tempering
+    tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
+    offset = problem.project(center[:, None]).squeeze(1)
+    taste = learn_taste(tempered, problem.project(features), offset, config.rank)
+    vectors = features @ taste.root.to(features)
+    basis = RewardBasis(
+        vectors=vectors,
+        center=center,
+        population=torch.zeros_like(vectors[0]),
+        family="gaussian",
+        rank=config.rank,
+        temperature=config.temperature,
+    )
+    return basis, taste.change
+
+
+def _mean_squared_difference(pairs: Pairs) -> float:
+    """Mean squared length of a difference, over at most 4,096 pairs; the unit of relative strengths."""
+    some = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), 4_096)).long().to(pairs.user.device))
+    return float(some.differences().double().square().sum(1).mean()) or 1.0
+
+
+def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
+    groups, number = pairs.group.unique(return_inverse=True)
+    if len(groups) < 2:
+        raise ConfigError(
+            "`strength` 'auto' needs two groups (prompts, or items) to hold one out; give `strength` and "
+            "`weight_strength` as numbers"
+        )
+    folds = min(_FOLDS, len(groups))
+    assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
+    of_row = assigned.to(number.device)[number]
+    made = []
+    for fold in range(folds):
+        train, held_out = pairs.parted(of_row == fold)
+        if len(train) and len(held_out):
+            made.append(_Fold(train.compact(), held_out.compact()))
+    if not made:
+        raise ConfigError(
+            "`strength` 'auto' found no pairs within held-out groups; give `strength` and `weight_strength` as numbers"
+        )
+    return made
