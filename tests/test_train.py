@@ -76,7 +76,7 @@ def test_weights_in_the_run_are_those_of_all_comparisons_of_each_user(tmp_path: 
 def test_an_interrupted_run_resumes_and_ends_like_an_undisturbed_one(tmp_path: Path, phase: str) -> None:
     reading = read(small_rows(users=24))
 
-    def interrupt(task: str, done: int, total: int) -> None:
+    def interrupt(task: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001 - of the protocol
         if task == phase and done == total:
             raise KeyboardInterrupt
 

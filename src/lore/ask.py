@@ -62,16 +62,18 @@ def _entropy(probability: Tensor) -> Tensor:
 
 def _draws(people: UserWeights, basis: RewardBasis, user: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Weights a person may have, `[draws, columns]`, and the probability of each draw, `[draws]`."""
-    noise_free = torch.full((_DRAWS,), 1 / _DRAWS, dtype=torch.float64)
+    row = torch.tensor([user], device=people.weights.device)
+    learned = people.weights[user].double()
+    noise_free = learned.new_full((_DRAWS,), 1 / _DRAWS)
     if basis.family == "gaussian":
-        row = torch.tensor([user])
         root = torch.linalg.cholesky(people.covariance(row)[0].double())
-        noise = torch.randn(_DRAWS, basis.columns, generator=generator, dtype=torch.float64)
-        return people.weights[user].double() + noise @ root.T, noise_free
+        noise = torch.randn(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).to(learned)
+        return learned + noise @ root.T, noise_free
     # Particles: draws from a flat Dirichlet, weighted by the likelihood of what the person has answered.
-    exponential = torch.rand(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).log().neg()
+    uniform = torch.rand(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).to(learned)
+    exponential = uniform.log().neg()
     particles = exponential / exponential.sum(1, keepdim=True)
-    own = people.pairs.of_users(torch.tensor([user]))
+    own = people.pairs.of_users(row)
     if len(own) == 0:
         return particles, noise_free
     difference = (

@@ -109,8 +109,7 @@ def written_on_interrupt(checkpoints: Sequence[Checkpoint]) -> Iterator[None]:
 def fingerprint(pairs: Pairs, config: FitConfig, reference: Tensor | None) -> str:
     """SHA-256 of what a fit depends on; 4,096 differences stand for the embeddings."""
     found = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    sample = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), _SAMPLE)).long().to(pairs.user.device))
     parts = [pairs.chosen, pairs.rejected, pairs.user, pairs.weight, pairs.label, pairs.group, reference]
-    for part in (sample.differences(), *parts):
+    for part in (pairs.sample(_SAMPLE).differences(), *parts):
         found.update(b"none" if part is None else part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

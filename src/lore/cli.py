@@ -424,7 +424,9 @@ def _progress() -> Iterator["Progress"]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
-        def show(task: str, done: int, total: int) -> None:
+        def show(task: str, done: int, total: int, note: str = "") -> None:
+            if note:
+                bars.console.print(f"{task}: {note}", highlight=False)
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=total, rate="")
             speed = bars.tasks[tasks[task]].speed

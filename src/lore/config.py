@@ -12,6 +12,9 @@ from lore.objective import Average, PenaltyKind
 
 Strength = float | Literal["auto"]
 
+_MOST_STARTS = 10
+_START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -53,6 +56,12 @@ class FitConfig:
         if self.average not in ("users", "pairs"):
             raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
         self._check_numbers()
+
+    def starts(self, pairs: int) -> int:
+        """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
+        if self.family == "gaussian" or self.rank == 1 or self.penalty == "cosine":
+            return 1
+        return min(max(_START_PAIRS // pairs, 1), _MOST_STARTS)
 
     def _check_numbers(self) -> None:
         for name in ("strength", "weight_strength"):

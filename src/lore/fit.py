@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lore.checkpoint import Checkpoint, fingerprint, written_on_interrupt
 from lore.config import Fit, FitConfig
+from lore.cost import predicted
 from lore.errors import ConfigError, DataError, ShapeError
 from lore.fitter import Fitter
 from lore.pairs import Pairs
@@ -69,7 +70,7 @@ def fit_bases(
     kept = [_checkpoint(path, pairs, config, reference) for path, config in zip(paths, configs, strict=True)]
     fitter = Fitter(pairs, reference)
     fits: dict[int, Fit] = {}
-    progress("fitting", 0, len(configs))
+    progress("fitting", 0, len(configs), _note(pairs, configs) if progress is not silent else "")
 
     def finished(number: int) -> Job[None]:
         fits[number] = yield from fitter.fit(configs[number], kept[number])
@@ -82,6 +83,11 @@ def fit_bases(
         with written_on_interrupt([kept[number] for number in group]):
             run(fitter.table, together([finished(number) for number in group]))
     return [fits[number] for number in range(len(configs))]
+
+
+def _note(pairs: Pairs, configs: Sequence[FitConfig]) -> str:
+    """What the fits will cost, where that can be said."""
+    return "" if any(config.family == "gaussian" for config in configs) else str(predicted(pairs, configs))
 
 
 def _checkpoint(path: Path | None, pairs: Pairs, config: FitConfig, reference: Tensor | None) -> Checkpoint:

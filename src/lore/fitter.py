@@ -41,9 +41,8 @@ _STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
 _WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
 _POOLED_ONLY = 1e3  # so strong that all columns are the pooled direction
 _FOLDS = 3
-_MOST_STARTS = 10
+_SAMPLE = 4_096
 _BEGINNING, _ROUGH = 40, 10.0  # steps, and tolerance relative to the fit's, at which descents are compared
-_START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
 
 
 @dataclass(frozen=True)
@@ -159,24 +158,18 @@ class Fitter:
             problem.population = checkpoint.population.to(problem.population)
             return problem, checkpoint.basis.to(self.pairs.like)
         anchor = yield from self._anchor(config, penalties)
-        problems = [self._problem(self.pairs, config, penalties) for _ in range(self._starts(config))]
+        problems = [self._problem(self.pairs, config, penalties) for _ in range(config.starts(len(self.pairs)))]
         begun = yield from together(
             [self._begun(problem, anchor, config, number) for number, problem in enumerate(problems)]
         )
         best = min(range(len(begun)), key=lambda number: begun[number].value)
         return problems[best], begun[best].point
 
-    def _starts(self, config: FitConfig) -> int:
-        """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
-        if config.rank == 1 or config.penalty == "cosine":
-            return 1
-        return min(max(_START_PAIRS // len(self.pairs), 1), _MOST_STARTS)
-
     def _begun(self, problem: SimplexProblem, anchor: Tensor, config: FitConfig, number: int) -> Job[Minimum]:
         """A short descent from one of several starts: far enough to tell which of them to follow."""
         distances = STARTS if number == 0 else (STARTS[number % len(STARTS)],)
         start = yield from problem.start(anchor, config.seed + number, distances)
-        steps = _BEGINNING if self._starts(config) > 1 else 0
+        steps = _BEGINNING if config.starts(len(self.pairs)) > 1 else 0
         return (yield from problem.round(start, self.spectrum, _ROUGH * config.tolerance, steps))
 
     def _anchor(self, config: FitConfig, penalties: Penalties) -> Job[Tensor]:
@@ -190,7 +183,7 @@ class Fitter:
 
     def _reference(self, config: FitConfig, reference: Tensor) -> Fit:
         basis = reference_basis(reference, config.temperature)
-        weights = torch.ones(len(self.pairs.users), 1).to(reference)
+        weights = reference.new_ones(len(self.pairs.users), 1)
         problem = likelihood(self.pairs, config.average, config.temperature)
         loss = float(problem.loss(problem.margins(problem.project(basis.vectors), weights)))
         return Fit(basis, weights, loss, loss, gap=0.0, converged=True, history=[loss])
@@ -218,7 +211,7 @@ class Fitter:
             start, path = None, []
             for relative in _POOLED_STRENGTHS:
                 start = self._fit_pooled(fold, config, relative * self.scale, start).point
-                weights = torch.ones(len(fold.pairs.users), 1).to(start)
+                weights = start.new_ones(len(fold.pairs.users), 1)
                 path.append(
                     (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
                 )
@@ -352,9 +345,8 @@ def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[Re
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:
-    """Mean squared length of a difference, over at most 4,096 pairs; the unit of relative strengths."""
-    some = pairs.select(torch.linspace(0, len(pairs) - 1, min(len(pairs), 4_096)).long().to(pairs.user.device))
-    return float(some.differences().double().square().sum(1).mean()) or 1.0
+    """Mean squared length of a difference, over a sample of the pairs; the unit of relative strengths."""
+    return float(pairs.sample(_SAMPLE).differences().double().square().sum(1).mean()) or 1.0
 
 
 def _folds(pairs: Pairs, seed: int) -> list[_Fold]:

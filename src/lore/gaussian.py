@@ -76,7 +76,7 @@ def learn_taste(choices: UserChoices, projected: Tensor, offset: Tensor, rank: i
         moment = root @ (posterior.second_moment / max(people, 1)) @ root.T
         values, found = torch.linalg.eigh(moment)
         values, found = values.flip(0), found.flip(1)
-        noise = values[rank:].mean() if rank < features else torch.zeros((), dtype=torch.float64)
+        noise = values[rank:].mean() if rank < features else values.new_zeros(())
         spread = torch.cat([values[:rank], noise.expand(features - rank).to(values)])
         root = found * spread.clamp(min=1e-12).sqrt()
         before, sigma = sigma, root @ root.T

@@ -141,8 +141,8 @@ class Pairs:
         if not differences or len(shapes) != 1 or any(tensor.dim() != 2 for tensor in differences):
             raise ShapeError(f"`differences` must be tensors [pairs, dim] of one dim, one a user, got {sorted(shapes)}")
         vectors = torch.cat(list(differences))
-        counts = torch.tensor([len(tensor) for tensor in differences])
-        user = torch.repeat_interleave(torch.arange(len(differences)), counts).to(vectors.device)
+        counts = torch.tensor([len(tensor) for tensor in differences], device=vectors.device)
+        user = torch.arange(len(differences), device=vectors.device).repeat_interleave(counts)
         rows = torch.arange(len(vectors), device=vectors.device)
         return cls.from_rows(vectors, rows, None, user, users=users or [str(at) for at in range(len(differences))])
 
@@ -219,6 +219,11 @@ class Pairs:
             label=self.label[index],
         )
 
+    def sample(self, most: int) -> "Pairs":
+        """At most `most` of the pairs, evenly spaced."""
+        size, device = min(len(self), most), self.user.device
+        return self.select(torch.linspace(0, len(self) - 1, size, dtype=torch.float64, device=device).long())
+
     def of_users(self, kept: Tensor) -> "Pairs":
         """The pairs of the users in `kept`, indices, who are numbered anew in that order."""
         number = torch.full((len(self.users),), -1, dtype=torch.long, device=self.user.device)
@@ -269,7 +274,12 @@ class Pairs:
             return self
         chosen, rejected, user = _draw(self.ratings, part, kept)
         return replace(
-            self, chosen=chosen, rejected=rejected, user=user, weight=torch.ones(len(user)), label=torch.ones(len(user))
+            self,
+            chosen=chosen,
+            rejected=rejected,
+            user=user,
+            weight=self.like.new_ones(len(user)),
+            label=self.like.new_ones(len(user)),
         )
 
     def shots(self, shots: int, seed: int) -> "Pairs":

@@ -158,6 +158,9 @@ class SimplexProblem:
 
     def solve(self, projected: Tensor) -> Tensor:
         """Everybody's best weights `[users, rank]` for projected pairs, warm from the last ones."""
+        if len(self.population) == 1:
+            self.weights = self.population.expand(self.choices.users, 1)
+            return self.weights
         prior = SimplexPrior(self.population, self.strength)
         self.weights = simplex_weights(self.choices, projected, prior, self.inner, self.weights).weights
         return self.weights
@@ -172,7 +175,7 @@ class SimplexProblem:
     def shrinkage(self, population: Tensor) -> Tensor:
         """The penalty on the weights of users with pairs."""
         if self.weights is None or self.penalties.weight_strength == 0:
-            return torch.zeros((), dtype=torch.float64)
+            return population.new_zeros(())
         spread = simplex.divergence(population, self.weights[self.active])
         return self.penalties.weight_strength * spread.mean()
 
@@ -214,7 +217,7 @@ class SimplexProblem:
 
     def _polar_starts(self, anchor: Tensor, spread: Tensor, distances: Sequence[float]) -> list[Tensor]:
         """Columns of different lengths, along the anchor or some way off."""
-        lengths = torch.linspace(-1.5, 1.5, spread.shape[1]).exp().to(anchor)
+        lengths = torch.linspace(-1.5, 1.5, spread.shape[1], device=anchor.device).exp().to(anchor)
         across = spread - anchor[:, None] * (anchor @ spread) / anchor.square().sum()
         return [
             size * lengths * (anchor[:, None] + offset * float(anchor.norm()) * across)
