@@ -64,9 +64,10 @@ def best_weights(
 
 
 class Recipe(NamedTuple):
-    """What joint Adam ends at: the lowest objective on its way, and the last basis and weights."""
+    """What joint Adam ends at: the lowest objective on its way and the last, the last basis and weights."""
 
     objective: float
+    last: float
     basis: Tensor
     weights: Tensor
 
@@ -88,7 +89,7 @@ def adam(pairs, rank: int, strength: float, reference: Tensor, steps: int, rate:
         value.backward()
         best = min(best, float(value.detach()))
         optimizer.step()
-    return Recipe(best, basis.detach(), torch.softmax(logits.detach(), 1))
+    return Recipe(best, float(value.detach()), basis.detach(), torch.softmax(logits.detach(), 1))
 
 
 def differences_in(pairs, basis: Tensor) -> Tensor:

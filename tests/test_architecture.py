@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lore"
 
 # A module imports only from those above it (docs/architecture.md).
-ORDER = """errors files progress simplex objective optimize descent charts gaussian preferences sources check embedding
-pairs basis simulate problem config checkpoint cost fitter fit personalize evaluate report run train demo ask rewards
-score users serve cli compat""".split()  # noqa: SIM905
+ORDER = """errors files progress simplex objective optimize descent charts gaussian recipe preferences sources check
+embedding pairs basis simulate problem config checkpoint cost fitter fit personalize evaluate report run
+train demo ask rewards score users serve cli compat""".split()  # noqa: SIM905
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 

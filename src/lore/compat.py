@@ -1,55 +1,112 @@
 """The documented names of the original, over this library; for code and notes that were written for it.
 
 Draws come from the same global random streams in the same order, and the same number of Adam steps is taken. Where the
-original was wrong the right thing is done: a reference of `[dim]` and of `[dim, 1]` is a vector, and the loss stays
-finite at any margin. New code uses `lore.fit_basis` and `lore.fit_weights`, which converge.
+original was wrong the right thing is done (docs/compat.md lists each difference): a reference of `[dim]` and of
+`[dim, 1]` is a vector, the loss is finite at any margin, weights sum to one after pruning too. New code uses
+`lore.fit_basis` and `lore.fit_weights`, which converge. Parameters have their documented names: X and feats are one
+tensor `[pairs, dim]` a user, V a basis `[dim, rank]`, W weights `[users, rank]`, alpha a strength.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lore.objective import pair_loss, penalty
+from lore import recipe
+from lore.errors import ShapeError
+from lore.files import replacing
 from lore.simplex import from_logits
+from lore.simulate import SimulatedChoices, best_against_worst
 
-TEMPERATURE = 100.0  # Bose et al. 2025 divide margins by this
+__all__ = [
+    "LoRe", "LoRe_regularized", "PersonalizeBatch", "create_dataset_prism", "create_dataset_prism_shots",
+    "create_sparse_tensor", "eval_multiple", "evaluate_model", "generate_popupulation", "group_embeddings_by_user",
+    "learn_multiple_few_shot", "run", "run_few_shot_vary_shots", "run_regularized", "sample_shots",
+    "simulate_population", "simulate_user", "solve_regularized", "solve_regularized_simplex",
+]  # fmt: skip
+
+_PRUNED = 1e-2  # columns that nobody gives more weight are dropped
+_REGULARIZED_STEPS = 20_000  # of `run_regularized`
+_STD_FACTOR = 0.25  # of the documented standard deviations of `run`
+
+Users = Sequence[Tensor]  # one tensor `[pairs, dim]` a user
+Solution = tuple[Tensor, Tensor]  # weights `[users, rank]` and basis `[dim, rank]`
+
+_log = logging.getLogger(__name__)
 
 
-def generate_popupulation(alpha: Any, N: int) -> Any:  # noqa: N803 - the documented name
+def generate_popupulation(alpha: Any, N: int) -> Any:
     """People's weights over reward models, `[N, models]`, from a Dirichlet distribution with parameters `alpha`."""
     return np.random.dirichlet(alpha, N)
 
 
 def simulate_user(reward_tensor: Any, features: Any, w: Any) -> Tensor:
-    """Best minus worst response for one person, `[prompts, dim]`.
+    """Best minus worst response for one person: `[prompts, dim]`, from scores `[prompts, responses, models]`.
 
-    Args:
-        reward_tensor: scores `[prompts, responses, models]`, or `[responses, models]` of one prompt.
-        features: embeddings, `[prompts][responses]` tensors `[dim]`, or `[responses]` of one prompt.
-        w: weights over the models, `[models]`.
+    Of one prompt `[1, dim]`, from scores `[responses, models]` and a list of embeddings `[dim]`.
     """
     scores = np.asarray(reward_tensor, dtype=np.float64)
-    if scores.ndim == 2:  # one prompt, as the documentation's example has it
-        scores, features = scores[None], [features]
-    rewards = scores @ np.asarray(w, dtype=np.float64)
-    best, worst = rewards.argmax(axis=1), rewards.argmin(axis=1)
-    return torch.stack([features[at][best[at]] - features[at][worst[at]] for at in range(len(rewards))])
+    one = scores.ndim == 2
+    return cast(Tensor, simulate_population(scores[None] if one else scores, [features] if one else features, [w])[0])
 
 
-def simulate_population(reward_tensor: Any, features: Any, W: Any) -> Tensor:  # noqa: N803 - the documented name
-    """`simulate_user` for every row of `W` `[N, models]`: `[N, prompts, dim]`."""
-    return torch.stack([simulate_user(reward_tensor, features, w) for w in W])
+def simulate_population(reward_tensor: Any, features: Any, W: Any) -> SimulatedChoices:
+    """`simulate_user` for every row of `W` `[N, models]`: `[N, prompts, dim]`, computed where it is looked at."""
+    embeddings = features if isinstance(features, Tensor) else torch.stack([torch.stack(list(row)) for row in features])
+    return best_against_worst(np.asarray(reward_tensor, dtype=np.float64), embeddings, np.asarray(W, dtype=np.float64))
 
 
-def create_sparse_tensor(dense_tensor: Tensor, sample_percentage: float) -> list[Tensor]:
+def create_sparse_tensor(dense_tensor: Any, sample_percentage: float) -> list[Tensor]:
     """For each person `floor(sample_percentage * prompts)` rows of `[N, prompts, dim]`, drawn without replacement."""
     prompts = dense_tensor.shape[1]
     kept = int(sample_percentage * prompts)
-    drawn = (np.random.choice(prompts, kept, replace=False) for _ in dense_tensor)
-    return [own[torch.from_numpy(rows)].float() for own, rows in zip(dense_tensor, drawn, strict=True)]
+    drawn = (np.random.choice(prompts, kept, replace=False) for _ in range(len(dense_tensor)))
+    return [dense_tensor[user, torch.from_numpy(rows)].float() for user, rows in enumerate(drawn)]
+
+
+Dialogs = Mapping[Any, Mapping[str, Sequence[Tensor]]]
+
+
+def _differences(dialogs: Sequence[Mapping[str, Sequence[Tensor]]]) -> Tensor:
+    """Chosen minus rejected, `[pairs, dim]`, dialog by dialog; `[0, 0]` without any."""
+    rows = [a - b for dialog in dialogs for a, b in zip(dialog["chosen"], dialog["rejected"], strict=True)]
+    return torch.stack(rows) if rows else torch.zeros(0, 0)
+
+
+def create_dataset_prism(embeddings: Mapping[Any, Dialogs]) -> list[Tensor]:
+    """Pairs `[pairs, dim]` of every user, from `{user: {dialog: {"chosen": [...], "rejected": [...]}}}`."""
+    return [_differences(list(dialogs.values())) for dialogs in embeddings.values()]
+
+
+def create_dataset_prism_shots(embeddings: Mapping[Any, Dialogs], shots: int) -> list[Tensor]:
+    """The same from at most `shots` random dialogs of every user."""
+    of_users = [list(dialogs.values()) for dialogs in embeddings.values()]
+    drawn = [sorted(random.sample(range(len(own)), min(shots, len(own)))) for own in of_users]
+    return [_differences([own[at] for at in kept]) for own, kept in zip(of_users, drawn, strict=True)]
+
+
+def group_embeddings_by_user(
+    train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], device: Any
+) -> tuple[list[Tensor], ...]:
+    """Pairs of users in order of ids, of entries in the list of their own split: train seen, train unseen, test ..."""
+    grouped: dict[tuple[str, bool], dict[str, list[Tensor]]] = {}
+    for split, entries in (("train", train), ("test", test)):
+        for info in (entry["extra_info"] for entry in entries):
+            if info["split"] == split and info["user_id"]:
+                chosen, rejected = (torch.as_tensor(info[f"{side}_conv_embedding"]) for side in ("chosen", "rejected"))
+                part = grouped.setdefault((split, bool(info["seen"])), {})
+                part.setdefault(str(info["user_id"]), []).append(chosen - rejected)
+    parts = (grouped.get(part, {}) for part in itertools.product(("train", "test"), (True, False)))
+    return tuple([torch.stack(rows).to(device) for _, rows in sorted(part.items())] for part in parts)
 
 
 def sample_shots(features: Sequence[Tensor], shots: int) -> list[Tensor]:
@@ -57,63 +114,90 @@ def sample_shots(features: Sequence[Tensor], shots: int) -> list[Tensor]:
     return [own[torch.randperm(len(own))[:shots]] for own in features]
 
 
-def evaluate_model(X: Tensor, V: Tensor, w: Any) -> float:  # noqa: N803 - the documented names
+def evaluate_model(X: Tensor, V: Tensor, w: Any) -> float:
     """Share of rows of `X` `[pairs, dim]` with a positive margin, for a basis `[dim, rank]` and weights `[rank]`."""
-    return float((X @ V @ torch.as_tensor(w).to(X) > 0).float().mean())
+    return float((X @ (V @ torch.as_tensor(w).to(V)) > 0).float().mean())
 
 
-def _packed(X: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # noqa: N803 - the documented name
-    """All rows `[pairs, dim]`, and the user of each."""
-    counts = torch.tensor([len(own) for own in X])
-    return torch.cat(list(X)), torch.repeat_interleave(torch.arange(len(X)), counts)
+def eval_multiple(W_list: Sequence[Any], V_list: Sequence[Tensor], test: Sequence[Tensor]) -> list[float]:
+    """`evaluate_model` for every user; mean and standard deviation go to the log."""
+    found = [evaluate_model(*user) for user in zip(test, V_list, W_list, strict=True)]
+    _log.info("accuracy %.4f, standard deviation over users %.4f", np.mean(found), np.std(found))
+    return found
 
 
-def _summed_means(projected: Tensor, weights: Tensor, user: Tensor) -> Tensor:
-    """Sum over users of the mean over their pairs of the loss."""
-    margin = (projected * weights[user]).sum(1)
-    loss = pair_loss(margin, torch.ones_like(margin), TEMPERATURE)
-    return (loss / torch.bincount(user, minlength=len(weights))[user]).sum()
-
-
-class LoRe(nn.Module):
-    """Joint Adam on basis and weights with an L2 penalty toward a reference (Bose et al. 2025)."""
+class _Joint(nn.Module, ABC):
+    """Logits `W` `[num_classes, num_basis_vectors]` and a basis `V` `[num_features, num_basis_vectors]`."""
 
     def __init__(
         self,
-        V_sft: Tensor,  # noqa: N803 - the documented name
-        alpha: float,
-        num_classes: int,
-        num_features: int,
-        num_basis_vectors: int,
-        num_iterations: int = 1000,
-        learning_rate: float = 0.01,
-    ) -> None:
+        V_sft: Tensor, alpha: float, num_classes: int, num_features: int, num_basis_vectors: int,
+        num_iterations: int = 1000, learning_rate: float = 0.01,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.V_sft, self.alpha = V_sft.flatten(), alpha
         self.num_iterations, self.learning_rate = num_iterations, learning_rate
-        self.W = nn.Parameter(torch.randn(num_classes, num_basis_vectors))
+        self.W = nn.Parameter(self._begin(num_classes, num_basis_vectors))
         self.V = nn.Parameter(torch.randn(num_features, num_basis_vectors))
+        self.V_sft_norm = functional.normalize(self.V_sft, dim=0)
+        self.optimizer_W, self.optimizer_V = (torch.optim.Adam([part], lr=learning_rate) for part in (self.W, self.V))
 
-    def forward(self, X: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # noqa: N803 - the documented name
-        """Loss and penalty for one tensor `[pairs, dim]` a user."""
-        return self._forward(*_packed(X))
+    def _begin(self, users: int, rank: int) -> Tensor:
+        return torch.randn(users, rank)
 
-    def _forward(self, rows: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
-        nll = _summed_means(rows @ self.V, from_logits(self.W), user)
-        return nll, penalty(self.V, self.V_sft.to(self.V), self.alpha, "distance").value.to(nll)
-
-    def train(self, X: Any = True) -> Any:  # noqa: N803 - the documented name
-        """Take the Adam steps; softmax weights `[users, rank]` and the basis. With True or False, the module's mode."""
+    def train(self, X: Any = True) -> Any:
+        """Take the Adam steps; weights `[users, rank]` and basis `[dim, rank]`. With True or False, the mode."""
         if isinstance(X, bool):
             return super().train(X)
-        rows, user = _packed(X)
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
-        for _ in range(self.num_iterations):
-            optimizer.zero_grad()
-            nll, reg = self._forward(rows, user)
-            (nll + reg).backward()
-            optimizer.step()
+        rows, user = recipe.packed(X)
+        self.to(rows.device)
+        return self._trained(rows, user)
+
+    @abstractmethod
+    def _trained(self, rows: Tensor, user: Tensor) -> Solution:
+        """Weights and basis after all steps."""
+
+
+class LoRe(_Joint):
+    """Joint Adam on basis and weights with an L2 penalty toward a reference (Bose et al. 2025)."""
+
+    def forward(self, X: Users) -> Solution:
+        """Loss and penalty for one tensor `[pairs, dim]` a user."""
+        table = recipe.summed_means(*recipe.packed(X))
+        reg = recipe.drawn(self.V, self.V_sft, self.alpha, "distance")
+        return recipe.loss(table, recipe.projected(table, self.V), self.W), reg
+
+    def _trained(self, rows: Tensor, user: Tensor) -> Solution:
+        table, steps, rate = recipe.summed_means(rows, user), self.num_iterations, self.learning_rate
+        recipe.joint_adam(table, self.W, self.V, self.V_sft, self.alpha, steps=steps, rate=rate)
         return from_logits(self.W), self.V
+
+
+class LoRe_regularized(_Joint):  # noqa: N801 - the documented name
+    """Adam on weights and basis in turn with a cosine penalty that is ramped up; unused directions are dropped."""
+
+    _prepare_batch = staticmethod(recipe.packed)
+
+    def _begin(self, users: int, rank: int) -> Tensor:
+        return torch.rand(users, rank)
+
+    def _forward_from_packed(self, X_cat: Tensor, y: Tensor, alpha_curr: float) -> tuple[Tensor, Any, float]:
+        """Mean loss over pairs, mean of one minus cosine (0 where `alpha_curr` is 0), and 0."""
+        table = recipe.mean(X_cat, y)
+        reg = recipe.drawn(self.V, self.V_sft_norm, 1.0, "cosine") if alpha_curr > 0 else 0.0
+        return recipe.loss(table, recipe.projected(table, self.V), self.W), reg, 0.0
+
+    def _alpha_at_step(self, step: int) -> float:
+        """0 for a fifth of the steps, then linear up to `alpha` at four fifths."""
+        return recipe.ramp(self.alpha, step, self.num_iterations)
+
+    def _trained(self, rows: Tensor, user: Tensor) -> Solution:
+        strengths = [self._alpha_at_step(step) for step in range(self.num_iterations)]
+        optimizers = (self.optimizer_W, self.optimizer_V)
+        recipe.alternating_adam(recipe.mean(rows, user), self.W, self.V, self.V_sft_norm, strengths, optimizers)
+        weights = from_logits(self.W)
+        kept = weights.max(dim=0).values >= _PRUNED
+        return weights[:, kept] / weights[:, kept].sum(dim=1, keepdim=True), self.V[:, kept]
 
 
 class PersonalizeBatch(nn.Module):
@@ -121,44 +205,145 @@ class PersonalizeBatch(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
-        num_features: int,
-        num_basis_vectors: int,
-        num_iterations: int = 1000,
-        learning_rate: float = 0.01,
-    ) -> None:
+        num_classes: int, num_features: int, num_basis_vectors: int,
+        num_iterations: int = 1000, learning_rate: float = 0.01,
+    ) -> None:  # fmt: skip
         super().__init__()
-        del num_features
-        self.num_iterations, self.learning_rate = num_iterations, learning_rate
+        self.num_features, self.num_iterations, self.learning_rate = num_features, num_iterations, learning_rate
         self.w = nn.ParameterList(torch.randn(num_basis_vectors) for _ in range(num_classes))
 
-    def forward(self, X: Sequence[Tensor], V: Tensor) -> Tensor:  # noqa: N803 - the documented names
+    def forward(self, X: Users, V: Tensor) -> Tensor:
         """Sum over users of their mean loss."""
-        rows, user = _packed(X)
-        return _summed_means(rows @ V, from_logits(torch.stack(list(self.w))), user)
+        table = recipe.summed_means(*recipe.packed(X))
+        return recipe.loss(table, table.project(V), torch.stack(list(self.w)))
 
-    def train(self, X: Any = True, V: Tensor | None = None) -> Any:  # noqa: N803 - the documented names
+    def train(self, X: Any = True, V: Tensor | None = None) -> Any:
         """Take the Adam steps; a list of softmax weights `[rank]`. With True or False, the module's mode."""
         if isinstance(X, bool) or V is None:
             return super().train(X)
-        rows, user = _packed(X)
-        projected = (rows @ V).detach()
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
-        for _ in range(self.num_iterations):
-            optimizer.zero_grad()
-            loss = _summed_means(projected, from_logits(torch.stack(list(self.w))), user)
-            loss.backward()
-            optimizer.step()
-        return [from_logits(w).detach() for w in self.w]
+        table = recipe.summed_means(*recipe.packed(X))
+        self.to(table.vectors.device)
+        start, steps, rate = torch.stack(list(self.w)), self.num_iterations, self.learning_rate
+        logits = recipe.few_shot_adam(table, start, V, steps=steps, rate=rate)
+        for own, learned in zip(self.w, logits, strict=True):
+            own.data.copy_(learned)
+        return list(from_logits(logits))
 
 
 def learn_multiple_few_shot(
-    feats: Sequence[Tensor],
-    V: Tensor,  # noqa: N803 - the documented name
-    num_iterations: int = 1000,
-    learning_rate: float = 0.01,
+    feats: Users, V: Tensor, num_iterations: int = 1000, learning_rate: float = 0.01
 ) -> list[Tensor]:
     """`PersonalizeBatch` for tensors `[pairs, dim]` of new users: a list of weights `[rank]`."""
     model = PersonalizeBatch(len(feats), V.shape[0], V.shape[1], num_iterations, learning_rate)
-    weights: list[Tensor] = model.train(feats, V)
-    return weights
+    return cast(list[Tensor], model.train(feats, V))
+
+
+def solve_regularized(
+    V_sft: Tensor, alpha: float, feats: Users, K: int, num_iterations: int = 1000, learning_rate: float = 0.01
+) -> Solution:
+    """`LoRe`, trained: weights `[users, K]`, and the basis `[dim, K]` detached."""
+    weights, basis = LoRe(V_sft, alpha, len(feats), feats[0].shape[1], K, num_iterations, learning_rate).train(feats)
+    return weights, basis.detach()
+
+
+def solve_regularized_simplex(
+    V_sft: Tensor, alpha: float, feats: Users, K: int, num_iterations: int = 1000, learning_rate: float = 0.01
+) -> Solution:
+    """`LoRe_regularized`, trained, for embeddings of any size."""
+    sizes = (len(feats), feats[0].shape[1], K)
+    weights, basis = LoRe_regularized(V_sft, alpha, *sizes, num_iterations, learning_rate).train(feats)
+    return weights, basis.detach()
+
+
+def _moved(device: Any, N: int, N_unseen: int, *parts: Users) -> list[list[Tensor]]:
+    """Parts on a device, the seen users' first and the unseen users' last."""
+    users = (len(parts[0]), len(parts[-1]))
+    if (N, N_unseen) != users:
+        raise ShapeError(f"`N` and `N_unseen` must be the numbers of users, {users}, got {N, N_unseen}")
+    return [[own.to(device) for own in part] for part in parts]
+
+
+def _basis(
+    solve: Callable[..., Solution], V_final: Tensor, alpha: float, train: Users, rank: int, steps: int
+) -> Solution:
+    """Weights and basis at learning rate 0.5; rank 0 is the reference with weight 1."""
+    if rank == 0:
+        return torch.ones(len(train), 1), V_final.reshape(-1, 1)
+    weights, basis = solve(V_final, alpha, train, rank, steps, 0.5)
+    return weights.detach(), basis
+
+
+def _few_shot(users: Users, basis: Tensor, rank: int, rate: float) -> Sequence[Tensor]:
+    """Weights of unseen users by 500 steps; 1 at ranks 0 and 1."""
+    return learn_multiple_few_shot(users, basis, 500, rate) if rank > 1 else [torch.ones(1)] * len(users)
+
+
+def _accuracies(users: Users, basis: Tensor, weights: Any) -> Any:
+    return np.array([evaluate_model(own, basis, w) for own, w in zip(users, weights, strict=True)])
+
+
+def _grid(
+    K_list: Sequence[int], alpha_list: Sequence[float], parts: Sequence[Users],
+    solved: Callable[..., Solution], rate: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Means over users in the four settings, and a quarter of their standard deviations; alpha outer, K inner."""
+    rows = []
+    for alpha, rank in itertools.product(alpha_list, K_list):
+        weights, basis = solved(alpha, rank)
+        known = (weights, weights, *[_few_shot(parts[2], basis, rank, rate)] * 2)
+        found = [_accuracies(part, basis, people) for part, people in zip(parts, known, strict=True)]
+        rows.append([part.mean() for part in found] + [_STD_FACTOR * part.std() for part in found])
+    return tuple(np.array(rows).T)
+
+
+def run(
+    K_list: Sequence[int], alpha_list: Sequence[float], V_final: Tensor, train: Users, test: Users,
+    train_unseen: Users, test_unseen: Users, N: int, N_unseen: int, device: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Eight arrays over the grid: accuracies on the four parts in their order, a quarter of their spread over users.
+
+    1,000 steps at learning rate 0.5, and 500 at 0.1 for unseen users.
+    """
+    parts = _moved(device, N, N_unseen, train, test, train_unseen, test_unseen)
+
+    def solved(alpha: float, rank: int) -> Solution:
+        return _basis(solve_regularized, V_final.to(device), alpha, parts[0], rank, 1_000)
+
+    return _grid(K_list, alpha_list, parts, solved, 0.1)
+
+
+def run_regularized(
+    K_list: Sequence[int], alpha_list: Sequence[float], V_final: Tensor, train: Users, test: Users,
+    train_unseen: Users, test_unseen: Users, N: int, N_unseen: int, device: Any, folder: str | Path = "checkpoints",
+) -> tuple[Any, ...]:  # fmt: skip
+    """`run` with `LoRe_regularized`, 20,000 steps, and 0.5 for unseen users; V and W of each point go into `folder`."""
+    parts = _moved(device, N, N_unseen, train, test, train_unseen, test_unseen)
+
+    def solved(alpha: float, rank: int) -> Solution:
+        steps = _REGULARIZED_STEPS
+        weights, basis = _basis(solve_regularized_simplex, V_final.to(device), alpha, parts[0], rank, steps)
+        with replacing(Path(folder) / f"rank-{rank}-alpha-{alpha:g}.safetensors") as beside:
+            save_file({"V": basis.cpu().contiguous(), "W": weights.cpu().contiguous()}, beside)
+        return weights, basis
+
+    return _grid(K_list, alpha_list, parts, solved, 0.5)
+
+
+def run_few_shot_vary_shots(
+    trials: int, alpha_list: Sequence[float], K_list: Sequence[int], num_shots: Sequence[int], train: Users,
+    train_unseen: Users, test_unseen: Users, V_final: Tensor, N: int, N_unseen: int, device: Any,
+) -> tuple[list[float], ...]:  # fmt: skip
+    """Unseen users: mean and spread over trials on their shots, then on test pairs; shots, K, alpha from the inside."""
+    train, train_unseen, test_unseen = _moved(device, N, N_unseen, train, train_unseen, test_unseen)
+    rows = []
+    for alpha, rank in itertools.product(alpha_list, K_list):
+        _, basis = _basis(solve_regularized, V_final.to(device), alpha, train, rank, 500)
+        for shots in num_shots:
+            found = []
+            for _ in range(trials):
+                few = sample_shots(train_unseen, shots)
+                weights = _few_shot(few, basis, rank, 0.1)
+                found.append([_accuracies(part, basis, weights).mean() for part in (few, test_unseen)])
+            means, spreads = np.mean(found, axis=0), np.std(found, axis=0)
+            rows.append([means[0], spreads[0], means[1], spreads[1]])
+    return tuple(list(column) for column in np.array(rows).T)

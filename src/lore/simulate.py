@@ -4,13 +4,16 @@ As in the PersonalLLM experiment (Bose et al. 2025, section 5; Zollo et al. 2024
 are drawn from a Dirichlet distribution, and a person's reward is the weighted sum of the scores.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lore.errors import ConfigError, DataError
+from lore.errors import ConfigError, DataError, ShapeError
 from lore.preferences import Origin, Place, Preferences, PreferencesBuilder
 
 Scores = NDArray[np.float64]
@@ -97,3 +100,84 @@ def _scores(scored: Preferences) -> tuple[NDArray[np.int64], Scores]:
     scores = table[rows]
     spread = scores.std(axis=0)
     return rows, (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1)
+
+
+class SimulatedChoices:
+    """Chosen minus rejected embeddings `[users, prompts, dim]` that are computed where they are looked at.
+
+    Stands where a tensor of that shape is documented: it is indexed, iterated and given to torch functions like one.
+    Whatever asks for all of it forms the whole array.
+    """
+
+    def __init__(self, features: Tensor, best: Tensor, worst: Tensor) -> None:
+        """From embeddings `[prompts, responses, dim]` and the chosen and rejected response, `[users, prompts]`."""
+        self._features, self._best, self._worst = features, best, worst
+        self.shape = torch.Size([*best.shape, features.shape[-1]])
+
+    def __len__(self) -> int:
+        return len(self._best)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[user] for user in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        """A user's (int) or some users' (slice) choices; with prompts as a second index only those are computed."""
+        user, *prompts = index if isinstance(index, tuple) else (index,)
+        if not isinstance(user, int | np.integer | slice) or len(prompts) > 1:
+            return self.dense()[index]
+        if isinstance(user, slice):
+            part = SimulatedChoices(self._features, self._best[user], self._worst[user])
+            return part.dense()[(slice(None), *prompts)] if prompts else part
+        at = torch.arange(self.shape[1])[prompts[0] if prompts else slice(None)]
+        return self._features[at, self._best[user, at]] - self._features[at, self._worst[user, at]]
+
+    def dense(self) -> Tensor:
+        """The whole tensor."""
+        return torch.stack(list(self))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return function(*map(_dense, args), **{name: _dense(value) for name, value in (kwargs or {}).items()})
+
+
+def _dense(value: Any) -> Any:
+    """A value, or a list or tuple of values, with tensors in place of simulated choices."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_dense, value))
+    return value.dense() if isinstance(value, SimulatedChoices) else value
+
+
+def best_against_worst(scores: Scores, embeddings: Tensor, weights: Scores) -> SimulatedChoices:
+    """What people choose: of every prompt's responses the best against the worst, ties to the first.
+
+    Args:
+        scores: `[prompts, responses, scorers]`; a response that lacks one (NaN) is not chosen from.
+        embeddings: `[prompts, responses, dim]`.
+        weights: of people over the scorers, `[users, scorers]`.
+
+    Raises:
+        DataError: every response to some prompt lacks a score.
+        ShapeError: scores and embeddings do not fit together.
+    """
+    if scores.ndim != 3 or scores.shape[:2] != embeddings.shape[:2]:
+        raise ShapeError(
+            "scores must be [prompts, responses, scorers] and embeddings [prompts, responses, dim], got "
+            f"{scores.shape} and {tuple(embeddings.shape)}"
+        )
+    unscored = np.isnan(scores.sum(axis=2))
+    nothing = np.flatnonzero(unscored.sum(axis=1) == scores.shape[1])
+    if len(nothing):
+        raise DataError(f"prompt {nothing[0]}: every response lacks a score; leave it out")
+    best, worst = np.empty((2, len(weights), len(scores)), dtype=np.int64)
+    for user, mixture in enumerate(weights):
+        rewards = scores @ mixture
+        best[user] = np.where(unscored, -np.inf, rewards).argmax(axis=1)
+        worst[user] = np.where(unscored, np.inf, rewards).argmin(axis=1)
+    return SimulatedChoices(embeddings, torch.from_numpy(best), torch.from_numpy(worst))
