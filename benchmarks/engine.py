@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,6 +70,11 @@ def paired(rng: torch.Generator) -> tuple[Pairs, Tensor]:
     reference = directions.mean(dim=1)
     reference += 0.3 * reference.norm() * functional.normalize(torch.randn(DIM, generator=rng), dim=0)
     return Pairs.from_rows(vectors, torch.arange(len(vectors)), None, user), reference
+
+
+def longer(pairs: Pairs, reference: Tensor) -> tuple[Pairs, Tensor]:
+    """The same choices with ten times the variance: rewards are as if a tenth of the temperature."""
+    return replace(pairs, vectors=pairs.vectors * 10**0.5), reference
 
 
 def timed(job: Callable[[], Any], repeats: int) -> tuple[float, Any]:
@@ -189,8 +195,6 @@ def job_g() -> Figures:
 
 def personalllm(path: Path, scores: Tensor) -> dict[int, list[float]]:
     """Sample, fit ranks 0 to 5, adapt, evaluate: accuracy of seen and unseen people on new prompts, by rank."""
-    from dataclasses import replace
-
     with safe_open(path, "pt") as file:
         vectors = file.get_tensor("embeddings")
     rng = torch.Generator().manual_seed(SEED)
@@ -232,6 +236,8 @@ def main(names: list[str]) -> None:
         "F": job_f,
         "G": job_g,
         "Adam on A": lambda: adam_a(pairs, reference),
+        "A, longer embeddings": lambda: job_a(*longer(pairs, reference)),
+        "Adam on A, longer embeddings": lambda: adam_a(*longer(pairs, reference)),
         "Adam on C": lambda: adam_c(pairs, reference),
     }
     for name in names or list(jobs):
