@@ -73,7 +73,7 @@ def paired(rng: torch.Generator) -> tuple[Pairs, Tensor]:
 
 
 def longer(pairs: Pairs, reference: Tensor) -> tuple[Pairs, Tensor]:
-    """The same choices with ten times the variance: rewards are as if a tenth of the temperature."""
+    """The same choices with ten times the variance: as if the temperature were a third."""
     return replace(pairs, vectors=pairs.vectors * 10**0.5), reference
 
 

@@ -138,8 +138,8 @@ def test_demo_reproduce_and_serve_call_their_functions(
     def quick(*_: object, **__: object):
         return train(read(small_rows(users=24)), tmp_path / "run", TrainConfig(ranks=(1, 2), unseen=0.25), force=True)
 
-    for name in ("run_demo", "run_experiment"):
-        monkeypatch.setattr(f"lore.demo.{name}", quick)
+    for name in ("demo.run_demo", "reproduce.reproduce"):
+        monkeypatch.setattr(f"lore.{name}", quick)
     assert "Next: echo" in lore("demo", "--out", tmp_path / "run")[1]
     assert lore("reproduce", "tldr", "--data", jsonl([ROW]), "--out", tmp_path / "run")[0] == 0
     monkeypatch.setattr("lore.serve.app.serve", lambda *_: None)

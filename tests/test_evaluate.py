@@ -138,7 +138,7 @@ def test_evaluation_and_serving_use_the_same_weights(parts: Split) -> None:
 
 
 def test_an_interrupted_sweep_resumes_from_its_fits(parts: Split, tmp_path: Path) -> None:
-    def interrupt(_: str, done: int, __: int) -> None:
+    def interrupt(_: str, done: int, __: int, note: str = "") -> None:  # noqa: ARG001 - of the protocol
         if done == 1:
             raise KeyboardInterrupt
 

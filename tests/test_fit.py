@@ -194,7 +194,7 @@ def test_fits_are_handed_over_as_soon_as_they_are_done(planted: Pairs) -> None:
         planted,
         [FIXED, replace(FIXED, rank=1)],
         keep=lambda _, fit: kept.append(fit.basis.rank),
-        progress=lambda _, done, total: told.append((done, total)),
+        progress=lambda _, done, total, note="": told.append((done, total)),  # noqa: ARG005 - of the protocol
     )
     assert sorted(kept) == [1, 3]
     assert told[-1] == (2, 2)

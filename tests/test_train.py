@@ -233,7 +233,7 @@ def test_few_people_are_told_apart_from_no_effect(tmp_path: Path) -> None:
     assert rows_of(outcome.folder)["gain"]["low"] is None
 
 
-def test_the_demo_and_the_experiments_are_runs_like_any_other(tmp_path: Path, monkeypatch) -> None:
+def test_the_demo_is_a_run_like_any_other(tmp_path: Path, monkeypatch) -> None:
     from lore import demo
 
     quick = replace(demo._DEMO, ranks=(1, 2))
@@ -244,18 +244,3 @@ def test_the_demo_and_the_experiments_are_runs_like_any_other(tmp_path: Path, mo
     assert int(outcome.split.seen_train.counts.max()) == 30
     texts = [text_of(response) for response in load(tmp_path / "demo" / "preferences.parquet").responses]
     assert len(texts) == len(set(texts))
-    monkeypatch.setattr(demo, "_PERSONALLLM_USERS", 12)
-    monkeypatch.setattr(demo, "_PERSONALLLM_COMPARISONS", 40)
-    monkeypatch.setattr(demo, "_PERSONALLLM", replace(demo._PERSONALLLM, ranks=(1, 2)))
-    from importlib.resources import files
-
-    miniature = str(files("lore") / "data" / "miniature.parquet")
-    assert len(demo.run_experiment("personalllm", miniature, tmp_path / "p").split.seen_train.users) == 8
-    tldr = [
-        {"worker": f"w{at % 4}", "info": {"post": f"post {at % 9}"}, "choice": at % 2}
-        | {"summaries": [{"text": f"{'xy'[at % 2] * (at % 5)} a{at % 9}"}, {"text": f"{'zw'[at % 2]} b{at % 9}"}]}
-        for at in range(80)
-    ]
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, tldr)))
-    monkeypatch.setitem(demo._HUMAN, "tldr", replace(demo._HUMAN["tldr"], ranks=(1, 2)))
-    assert demo.run_experiment("tldr", tmp_path / "t.jsonl", tmp_path / "t").sweep.results

@@ -51,6 +51,13 @@ class SplitName(StrEnum):
     user = "user"
 
 
+class ProtocolChoice(StrEnum):
+    """How an experiment is run."""
+
+    lore = "lore"
+    original = "original"
+
+
 class ExperimentName(StrEnum):
     """The paper's experiments."""
 
@@ -331,18 +338,33 @@ def score(
 @app.command()
 def reproduce(
     experiment: Annotated[ExperimentName, typer.Argument(help="Which experiment.", show_default=False)],
-    data: Annotated[Path, typer.Option(help="The real data set, as published.", show_default=False)],
     out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set, as published; downloaded if it is not given.", show_default=False)
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Folder of train.safetensors and test.safetensors (personalllm).", show_default=False),
+    ] = None,
+    protocol: Annotated[ProtocolChoice, typer.Option(help="Our own, or the published one.")] = ProtocolChoice.lore,
     encoder: EncoderName = "minilm",
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="0, drawn by the original protocol.", show_default=False)] = None,
     force: Force = False,
 ) -> None:
     """The paper's experiments, from the real data sets."""
-    from lore.demo import run_experiment
+    from lore.reproduce import reproduce as run_experiment
 
     with _progress() as progress:
         outcome = run_experiment(
-            experiment.value, data, out, encoder=encoder, seed=seed, force=force, progress=progress
+            experiment.value,
+            out,
+            data=data,
+            embeddings=embeddings,
+            protocol=protocol.value,
+            encoder=encoder,
+            seed=seed,
+            force=force,
+            progress=progress,
         )
     _show_outcome(outcome)
 

@@ -1,7 +1,7 @@
 """How well a model predicts held-out choices, for whom, and compared with what: accuracies, intervals, controls."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -162,6 +162,18 @@ class Result:
         return asdict(self)
 
 
+def _adapted(shots: Pairs, basis: RewardBasis) -> Tensor:
+    return fit_weights(shots, basis).weights
+
+
+@dataclass(frozen=True)
+class Method:
+    """How bases are fitted and people adapted to: what `fit_bases` does, and weights `[users, columns]` from shots."""
+
+    fit: Callable[..., Any] = fit_bases
+    adapt: Callable[[Pairs, RewardBasis], Tensor] = _adapted
+
+
 @dataclass(frozen=True)
 class Sweep:
     """All results, the fits by rank, and the model that validation within the training part chose."""
@@ -208,22 +220,30 @@ def run_sweep(
     reference: Tensor | None = None,
     checkpoints: Path | None = None,
     progress: Progress = silent,
+    method: Method | None = None,
+    shots: Sequence[int] = SHOTS,
+    trials: int = 1,
 ) -> Sweep:
-    """`sweep`, with the fits themselves."""
+    """`sweep`, with the fits themselves.
+
+    `method` replaces `fit_bases` and `fit_weights`; unseen people are known by each of `shots` comparisons, drawn
+    `trials` times.
+    """
+    method = method or Method()
     config = config or FitConfig()
     configs = _configs(ranks, config, reference)
-    fits = _fit_all(split.seen_train, configs, reference, checkpoints, progress)
+    fits = _fit_all(split.seen_train, configs, reference, checkpoints, progress, method)
     pooled = next(fit for fit in fits if fit.basis.rank == 1 and fit.basis.family == "simplex")
     chosen = _best(fits)
-    evaluator = _Evaluator(split, pooled)
+    evaluator = _Evaluator(split, pooled, method)
     results = [result for fit in fits for result in evaluator.results(_name(fit), fit)]
-    results += evaluator.few_shots(_name(chosen), chosen, config.seed)
+    results += evaluator.few_shots(_name(chosen), chosen, config.seed, shots, trials)
     results += evaluator.wrong_user(chosen, config.seed)
     results += evaluator.own(split)
     shuffled = replace(_config_of(chosen, config), seed=config.seed)
-    noise = _fit_all(_shuffled(split.seen_train, config.seed), [shuffled], reference, checkpoints, progress, "shuffled")
-    shots = _shuffled(split.unseen_shots, config.seed + 1)
-    results += evaluator.results("shuffled", noise[0], shots)
+    coins = _shuffled(split.seen_train, config.seed)
+    noise = _fit_all(coins, [shuffled], reference, checkpoints, progress, method, "shuffled")
+    results += evaluator.results("shuffled", noise[0], _shuffled(split.unseen_shots, config.seed + 1))
     results += evaluator.length()
     setting = "unseen_test" if len(split.unseen_test) else "seen_test"
     return Sweep(results, fits, chosen, evaluator.of(chosen, setting), evaluator.of(pooled, setting))
@@ -276,7 +296,8 @@ def _shuffled(pairs: Pairs, seed: int) -> Pairs:
 class _Evaluator:
     """Evaluates models in the four settings of one split, against pooled."""
 
-    def __init__(self, split: Split, pooled: Fit) -> None:
+    def __init__(self, split: Split, pooled: Fit, method: Method) -> None:
+        self.method = method
         self.parts = {name: part for name, part in split.parts().items() if len(part)}
         self.split = split
         self.pooled = {name: accuracy(part, pooled.basis, self._ones(part)) for name, part in self.parts.items()}
@@ -289,7 +310,7 @@ class _Evaluator:
         """Weights of the people of a setting; the unseen ones are known by `shots`, their own by default."""
         if setting.startswith("seen"):
             return fit.weights
-        return fit_weights(self.split.unseen_shots if shots is None else shots, fit.basis).weights
+        return self.method.adapt(self.split.unseen_shots if shots is None else shots, fit.basis)
 
     def of(self, fit: Fit, setting: str) -> Accuracy:
         """Accuracy of a fit in one setting."""
@@ -330,15 +351,18 @@ class _Evaluator:
             log_loss=loss,
         )
 
-    def few_shots(self, model: Model, fit: Fit, seed: int) -> Iterator[Result]:
-        """Unseen users after 1, 2, 5, ... comparisons, as far as the median user has so many."""
+    def few_shots(self, model: Model, fit: Fit, seed: int, counts: Sequence[int], trials: int) -> Iterator[Result]:
+        """Unseen users after some numbers of comparisons, as far as the median user has so many."""
         if "unseen_test" not in self.parts or not len(self.split.unseen_shots):
             return
         most = float(self.split.unseen_shots.counts.double().median())
-        for shots in [count for count in SHOTS if count <= most]:
-            people = fit_weights(self.split.unseen_shots.shots(shots, seed), fit.basis)
-            found = accuracy(self.parts["unseen_test"], fit.basis, people)
-            yield self.result(model, fit.basis.rank, "unseen_test", found, shots=shots)
+        part = self.parts["unseen_test"]
+        for shots in [count for count in counts if count <= most]:
+            drawn = [self.split.unseen_shots.shots(shots, seed + trial) for trial in range(trials)]
+            found = [accuracy(part, fit.basis, self.method.adapt(few, fit.basis)).per_user for few in drawn]
+            per_user = torch.stack(found).mean(0)
+            averaged = Accuracy(per_user, *_interval(per_user), pairs=len(part))
+            yield self.result(model, fit.basis.rank, "unseen_test", averaged, shots=shots)
 
     def wrong_user(self, fit: Fit, seed: int) -> Iterator[Result]:
         """The control in which everybody gets the weights of another user with training pairs."""
@@ -401,6 +425,7 @@ def _fit_all(
     reference: Tensor | None,
     checkpoints: Path | None,
     progress: Progress,
+    method: Method,
     label: str = "fit",
 ) -> list[Fit]:
     """All fits; those that a checkpoint holds already are read back."""
@@ -419,7 +444,7 @@ def _fit_all(
     if missing:
         partial = [checkpoints / f"{names[number]}.partial.safetensors" if checkpoints else None for number in missing]
         wanted = [configs[number] for number in missing]
-        fit_bases(pairs, wanted, reference, progress=progress, keep=keep, checkpoints=partial)
+        method.fit(pairs, wanted, reference, progress=progress, keep=keep, checkpoints=partial)
     return [fits[number] for number in range(len(configs))]
 
 

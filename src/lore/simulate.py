@@ -107,15 +107,20 @@ class SimulatedChoices:
 
     Stands where a tensor of that shape is documented: it is indexed, iterated and given to torch functions like one.
     Whatever asks for all of it forms the whole array.
+
+    Attributes:
+        prompt: which prompt each judged, `[users, prompts]`.
+        best: the chosen response to it, `[users, prompts]`.
+        worst: the rejected response to it, `[users, prompts]`.
+        shape: `[users, prompts, dim]`.
     """
 
-    def __init__(self, features: Tensor, best: Tensor, worst: Tensor) -> None:
-        """From embeddings `[prompts, responses, dim]` and the chosen and rejected response, `[users, prompts]`."""
-        self._features, self._best, self._worst = features, best, worst
-        self.shape = torch.Size([*best.shape, features.shape[-1]])
+    def __init__(self, embeddings: Tensor, prompt: Tensor, best: Tensor, worst: Tensor) -> None:
+        self._embeddings, self.prompt, self.best, self.worst = embeddings, prompt, best, worst
+        self.shape = torch.Size([*best.shape, embeddings.shape[-1]])
 
     def __len__(self) -> int:
-        return len(self._best)
+        return len(self.best)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[user] for user in range(len(self)))
@@ -126,10 +131,11 @@ class SimulatedChoices:
         if not isinstance(user, int | np.integer | slice) or len(prompts) > 1:
             return self.dense()[index]
         if isinstance(user, slice):
-            part = SimulatedChoices(self._features, self._best[user], self._worst[user])
+            part = SimulatedChoices(self._embeddings, self.prompt[user], self.best[user], self.worst[user])
             return part.dense()[(slice(None), *prompts)] if prompts else part
-        at = torch.arange(self.shape[1])[prompts[0] if prompts else slice(None)]
-        return self._features[at, self._best[user, at]] - self._features[at, self._worst[user, at]]
+        at = prompts[0] if prompts else slice(None)
+        prompt, best, worst = (part[user][at] for part in (self.prompt, self.best, self.worst))
+        return self._embeddings[prompt, best] - self._embeddings[prompt, worst]
 
     def dense(self) -> Tensor:
         """The whole tensor."""
@@ -154,13 +160,16 @@ def _dense(value: Any) -> Any:
     return value.dense() if isinstance(value, SimulatedChoices) else value
 
 
-def best_against_worst(scores: Scores, embeddings: Tensor, weights: Scores) -> SimulatedChoices:
-    """What people choose: of every prompt's responses the best against the worst, ties to the first.
+def best_against_worst(
+    scores: Scores, embeddings: Tensor, weights: Scores, prompts: NDArray[np.int64] | None = None
+) -> SimulatedChoices:
+    """What people choose: of a prompt's responses the best against the worst, ties to the first.
 
     Args:
         scores: `[prompts, responses, scorers]`; a response that lacks one (NaN) is not chosen from.
         embeddings: `[prompts, responses, dim]`.
         weights: of people over the scorers, `[users, scorers]`.
+        prompts: which ones each person judges, `[users, judged]`; all by default.
 
     Raises:
         DataError: every response to some prompt lacks a score.
@@ -175,9 +184,12 @@ def best_against_worst(scores: Scores, embeddings: Tensor, weights: Scores) -> S
     nothing = np.flatnonzero(unscored.sum(axis=1) == scores.shape[1])
     if len(nothing):
         raise DataError(f"prompt {nothing[0]}: every response lacks a score; leave it out")
-    best, worst = np.empty((2, len(weights), len(scores)), dtype=np.int64)
+    judged = np.broadcast_to(np.arange(len(scores)), (len(weights), len(scores))) if prompts is None else prompts
+    best, worst = np.empty((2, *judged.shape), dtype=np.int64)
     for user, mixture in enumerate(weights):
-        rewards = scores @ mixture
-        best[user] = np.where(unscored, -np.inf, rewards).argmax(axis=1)
-        worst[user] = np.where(unscored, np.inf, rewards).argmin(axis=1)
-    return SimulatedChoices(embeddings, torch.from_numpy(best), torch.from_numpy(worst))
+        own = slice(None) if prompts is None else prompts[user]
+        rewards = scores[own] @ mixture
+        best[user] = np.where(unscored[own], -np.inf, rewards).argmax(axis=1)
+        worst[user] = np.where(unscored[own], np.inf, rewards).argmin(axis=1)
+    prompt = torch.from_numpy(np.ascontiguousarray(judged))
+    return SimulatedChoices(embeddings, prompt, torch.from_numpy(best), torch.from_numpy(worst))

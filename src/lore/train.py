@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lore.basis import Family, RewardBasis
 from lore.check import CheckReport, check
 from lore.embedding import Embeddings, encode
 from lore.errors import ConfigError, ConvergenceWarning, DataError, LoreError, RunError
 from lore.evaluate import Accuracy, Result, Sweep, accuracy, run_sweep
+from lore.experiments import Experiment, ProtocolName, experiment_split, read_protocol
 from lore.files import write_json
 from lore.fit import Fit, FitConfig, fit_basis
 from lore.pairs import Pairs, Split, SplitBy, split
@@ -43,6 +45,8 @@ class TrainConfig:
         train_pairs: comparisons of a seen user to learn from at most, drawn at random; all by default.
         shots: comparisons of an unseen user to learn from at most, drawn at random; all by default.
         redact: whether texts and ids stay out of the report.
+        experiment: whose split, shots and trials to take instead of `by`, `unseen` and `test`.
+        protocol: of the experiment: our own way to fit, or the published one.
     """
 
     encoder: str = "minilm"
@@ -56,6 +60,8 @@ class TrainConfig:
     train_pairs: int | None = None
     shots: int | None = None
     redact: bool = False
+    experiment: Experiment | None = None
+    protocol: ProtocolName = "lore"
 
     def __post_init__(self) -> None:
         for name in ("pairs_per_user", "train_pairs", "shots"):
@@ -131,22 +137,14 @@ def train(
 def _train(
     folder: Path, checked: CheckReport, preferences: Preferences, config: TrainConfig, title: str, progress: Progress
 ) -> TrainOutcome:
-    clock = _Clock()
+    clock = Clock()
     preferences.to_parquet(folder / "preferences.parquet")
     with clock.phase("embed"):
         embeddings = encode(preferences, config.encoder, folder / "embeddings", progress=progress)
     pairs, parts = _pairs_and_split(preferences, embeddings, config)
     write_json(folder / "split.json", parts.to_json())
-    with clock.phase("fit"), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        sweep = run_sweep(
-            parts,
-            config.ranks,
-            config=FitConfig(family=config.family, seed=config.seed),
-            reference=embeddings.reference,
-            checkpoints=folder / "checkpoints",
-            progress=progress,
-        )
+    with clock.phase("fit"), noted() as caught:
+        sweep = sweep_of(parts, config, embeddings.reference, checkpoints=folder / "checkpoints", progress=progress)
     with clock.phase("personalize"):
         _save_model(folder, sweep.chosen, preferences, embeddings, config)
         _save_people(folder, pairs)
@@ -155,7 +153,7 @@ def _train(
         split=parts,
         sweep=sweep,
         counts=asdict(checked.counts),
-        warnings=_warnings(checked, parts, [str(entry.message) for entry in caught], embeddings, config),
+        warnings=_warnings(checked, parts, caught, embeddings, config),
         encoder=embeddings.fingerprint,
         config=config.to_json(),
         seconds=clock.seconds,
@@ -166,6 +164,43 @@ def _train(
     write_report(folder, summary)
     finish(folder)
     return TrainOutcome(folder, finding(sweep), sweep, parts)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """The messages of convergence warnings in the block, which are for the report."""
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield messages
+    messages += [str(entry.message) for entry in caught]
+
+
+def sweep_of(
+    parts: Split,
+    config: TrainConfig,
+    reference: Tensor | None,
+    *,
+    ranks: Sequence[int] | None = None,
+    checkpoints: Path | None = None,
+    progress: Progress = silent,
+) -> Sweep:
+    """The fits of a run, of other ranks if they are given, by the protocol of its experiment where it is one."""
+    fit_config = FitConfig(family=config.family, seed=config.seed)
+    more: dict[str, Any] = {}
+    if config.experiment is not None:
+        protocol = read_protocol(config.experiment, config.protocol)
+        method = protocol.recipe.method(config.seed) if protocol.recipe else None
+        more = {"method": method, "shots": protocol.shots, "trials": protocol.trials}
+    return run_sweep(
+        parts,
+        config.ranks if ranks is None else ranks,
+        config=fit_config,
+        reference=reference,
+        checkpoints=checkpoints,
+        progress=progress,
+        **more,
+    )
 
 
 def _warnings(
@@ -185,7 +220,7 @@ def _warnings(
     return lines
 
 
-class _Clock:
+class Clock:
     """Seconds spent in each phase."""
 
     def __init__(self) -> None:
@@ -193,6 +228,7 @@ class _Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block under a name."""
         begin = time.perf_counter()
         try:
             yield
@@ -203,6 +239,9 @@ class _Clock:
 def _pairs_and_split(preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> tuple[Pairs, Split]:
     """All pairs, and their split with at most as many for training as are asked for."""
     pairs = Pairs.from_embeddings(preferences, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
+    if config.experiment is not None:
+        protocol = read_protocol(config.experiment, config.protocol)
+        return pairs, experiment_split(config.experiment, protocol, preferences, pairs, config.seed)
     parts = split(pairs, unseen=config.unseen, test=config.test, seed=config.seed, by=config.by)
     if config.train_pairs is not None:
         parts = replace(parts, seen_train=parts.seen_train.shots(config.train_pairs, config.seed))
@@ -312,6 +351,5 @@ def evaluate_step(run: str | Path) -> dict[str, Accuracy]:
 def sweep_step(run: str | Path, ranks: Sequence[int], *, progress: Progress = silent) -> list[Result]:
     """`lore sweep`: fit and evaluate several ranks on the split of a RUN folder."""
     prepared = _prepared(run)
-    config = FitConfig(family=prepared.config.family, seed=prepared.config.seed)
     reference = prepared.embeddings.reference
-    return run_sweep(prepared.split, ranks, config=config, reference=reference, progress=progress).results
+    return sweep_of(prepared.split, prepared.config, reference, ranks=ranks, progress=progress).results

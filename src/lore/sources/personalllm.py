@@ -4,9 +4,30 @@ Every reward model becomes a user who rates all responses; `lore.simulate` mixes
 """
 
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lore.errors import DataError
 from lore.preferences import PreferencesBuilder
 from lore.sources.fields import Row
+
+MODELS = (
+    "gemma_2b",
+    "gemma_7b",
+    "mistral_raft",
+    "llama3_sfairx",
+    "oasst_deberta_v3",
+    "beaver_7b",
+    "oasst_pythia_7b",
+    "oasst_pythia_1b",
+    "mistral_ray",
+    "mistral_weqweasdas",
+)  # in the order of the published reward tensor
+RESPONSES = 8
 
 _SCORE = re.compile(r"response_(\d+)_(.+)")
 _RESPONSE = re.compile(r"response_(\d+)")
@@ -30,3 +51,46 @@ def parse(row: Row, builder: PreferencesBuilder) -> None:
             continue
         builder.rate(match[2], rows[match[1]], row.number(name, None, -float("inf"), float("inf")), row.place)
         builder.keep(extra)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The rows of one split.
+
+    Attributes:
+        prompts: texts.
+        responses: eight texts to each.
+        scores: by `MODELS`, NaN where one is missing, `[prompts, 8, 10]`.
+    """
+
+    prompts: list[str]
+    responses: list[list[str]]
+    scores: NDArray[np.float64]
+
+
+def scored(records: Iterable[Mapping[str, Any]], name: str) -> Scored:
+    """The reward tensor of some rows; `name` is what messages call them.
+
+    Raises:
+        DataError: there are no rows, or a prompt or a column of scores is missing.
+    """
+    prompts, responses, scores = [], [], []
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record.get("prompt"), str):
+            raise DataError(f"{name}, row {number}: no text in `prompt`; use the published rows")
+        prompts.append(record["prompt"])
+        texts = [record.get(f"response_{at}") for at in range(1, RESPONSES + 1)]
+        responses.append([text if isinstance(text, str) else "" for text in texts])
+        columns = [[record.get(f"response_{at}_{model}") for model in MODELS] for at in range(1, RESPONSES + 1)]
+        own = np.array(columns, dtype=np.float64)  # None becomes NaN
+        own[[text is None for text in texts]] = np.nan
+        scores.append(own)
+    if not prompts:
+        raise DataError(f"{name}: is empty; give at least one row")
+    tensor = np.stack(scores)
+    for model, column in zip(MODELS, tensor.reshape(-1, len(MODELS)).T, strict=True):
+        if np.isnan(column).all():
+            raise DataError(
+                f"{name}: no scores by {model} (columns such as response_1_{model}); use the published rows"
+            )
+    return Scored(prompts, responses, tensor)

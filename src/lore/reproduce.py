@@ -1,0 +1,322 @@
+"""`lore reproduce`: the paper's experiments, from the real data sets."""
+
+import importlib.metadata
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lore.check import Counts
+from lore.embedding import encode
+from lore.errors import ConfigError, DataError, LoreError, MissingExtra
+from lore.experiments import Experiment, Protocol, ProtocolName, read_protocol
+from lore.files import write_json
+from lore.pairs import Pairs, Split
+from lore.preferences import Findings, Origin, PreferencesBuilder
+from lore.progress import Progress, silent
+from lore.report import Summary, finding, require_plotting, write_report
+from lore.run import begin, finish, refuse
+from lore.simulate import best_against_worst, draw_weights
+from lore.sources import read
+from lore.sources.personalllm import RESPONSES, Scored, scored
+from lore.sources.records import read_records
+from lore.train import Clock, TrainConfig, TrainOutcome, noted, sweep_of, train
+
+_SPLITS = ("train", "test")
+_SUFFIXES = (".jsonl", ".parquet", ".csv")
+
+
+def reproduce(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    embeddings: str | Path | None = None,
+    protocol: ProtocolName = "lore",
+    encoder: str = "minilm",
+    seed: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> TrainOutcome:
+    """One of the paper's experiments.
+
+    Args:
+        experiment: which one; its settings are in `experiments/*.toml`.
+        out: the RUN folder.
+        data: the published data set: a folder with train and test files (personalllm), the folder of PRISM, or rows of
+            TLDR; downloaded by its id where none is given.
+        embeddings: a folder with `train.safetensors` and `test.safetensors`, key "embeddings", eight rows a prompt
+            (personalllm), instead of an encoder.
+        protocol: "lore", converged and validated, or "original", the published number of steps and rates.
+        encoder: "minilm", or the id or folder of a reward model.
+        seed: of people, splits and fits; 0 by default, drawn by "original", which has none.
+        force: replace what is in `out`.
+        progress: told of every step.
+
+    Raises:
+        DataError: the data are not the published ones.
+        ConfigError: embeddings are given for an experiment that has none.
+        RunError: `out` holds something else.
+    """
+    settings = read_protocol(experiment, protocol)
+    if seed is None:
+        seed = secrets.randbelow(2**31) if protocol == "original" else 0
+    config = TrainConfig(encoder=encoder, ranks=settings.ranks, seed=seed, experiment=experiment, protocol=protocol)
+    if experiment == "personalllm":
+        source = _Source(data, None if embeddings is None else Path(embeddings))
+        return _personalllm(source, Path(out), config, settings, force=force, progress=progress)
+    if embeddings is not None:
+        raise ConfigError("`embeddings` are for personalllm, whose files have eight rows a prompt; leave them out")
+    reading = read(data if data is not None else _download(experiment, settings.hub), format=experiment)
+    return train(reading, out, config, title=experiment, force=force, progress=progress)
+
+
+def _download(experiment: Experiment, hub: str) -> Any:
+    """The published data set: a folder for PRISM, rows for TLDR, rows by split for PersonalLLM."""
+    try:
+        import datasets
+        import huggingface_hub
+    except ImportError:
+        raise MissingExtra("datasets", "data") from None
+    try:
+        if experiment == "prism":
+            return Path(huggingface_hub.hf_hub_download(hub, "conversations.jsonl", repo_type="dataset")).parent
+        if experiment == "tldr":
+            parts = datasets.load_dataset(hub, "comparisons")
+            return datasets.concatenate_datasets([parts["train"], parts["validation"]])
+        return datasets.load_dataset(hub)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{hub}: cannot be downloaded ({reason}); give the data set with --data") from None
+
+
+# --- PersonalLLM --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where scored responses, and their embeddings if they were made elsewhere, come from."""
+
+    data: str | Path | None
+    embeddings: Path | None
+
+    def rows(self, split: str, hub: str) -> Scored:
+        """The rows of one split of the data set."""
+        if self.data is None:
+            return scored(_download("personalllm", hub)[split], f"{hub}, {split}")
+        folder = Path(self.data)
+        found = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+        if len(found) != 1:
+            raise DataError(f"{folder}: needs one file {split}.jsonl, {split}.parquet or {split}.csv, has {len(found)}")
+        origin = Origin()
+        findings = Findings(origin)
+        records = [record for _, record in read_records(found[0], origin, findings)]
+        for fault in findings:
+            raise DataError(fault.message)
+        return scored(records, str(found[0]))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Prompts of both splits, each once.
+
+    Attributes:
+        scores: `[prompts, 8, 10]`.
+        vectors: embeddings of their responses, `[prompts * 8, dim]`.
+        train: which prompts are for training, `[train prompts]`.
+        test: which are held out, `[test prompts]`.
+        reference: the reward model's own head, `[dim]`, or None.
+        encoder: fingerprint of what made the vectors.
+        dropped: rows that were left out.
+    """
+
+    scores: NDArray[np.float64]
+    vectors: Tensor
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    reference: Tensor | None
+    encoder: Mapping[str, str | int]
+    dropped: int
+
+
+def _personalllm(
+    source: _Source, folder: Path, config: TrainConfig, settings: Protocol, *, force: bool, progress: Progress
+) -> TrainOutcome:
+    require_plotting()
+    rows = {split: source.rows(split, settings.hub) for split in _SPLITS}
+    begin(folder, config.to_json(), _fingerprint(rows.values()), force)
+    clock = Clock()
+    try:
+        with clock.phase("embed"):
+            table = _table(rows, source.embeddings, folder, config.encoder, progress)
+        parts = _parts(table, settings.sampling, config.seed)
+        write_json(folder / "split.json", parts.to_json())
+        with clock.phase("fit"), noted() as caught:
+            sweep = sweep_of(parts, config, table.reference, checkpoints=folder / "checkpoints", progress=progress)
+    except LoreError:
+        refuse(folder)
+        raise
+    version = importlib.metadata.version("lore-reward")
+    provenance = {"data": settings.hub, "seed": config.seed, "lore": version}
+    replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=provenance).save(folder / "model")
+    summary = Summary(
+        title="personalllm",
+        split=parts,
+        sweep=sweep,
+        counts=asdict(_counts(table, parts)),
+        warnings=_warnings(table, config) + caught,
+        encoder=dict(table.encoder),
+        config={**config.to_json(), "settings": asdict(settings)},
+        seconds=clock.seconds,
+        version=version,
+    )
+    write_report(folder, summary)
+    finish(folder)
+    return TrainOutcome(folder, finding(sweep), sweep, parts)
+
+
+def _counts(table: _Table, parts: Split) -> Counts:
+    """What `lore check` would count; of texts it says nothing, as they may not have been read."""
+    judged = torch.cat([part.counts for part in (parts.seen_train, parts.unseen_shots)]).double()
+    return Counts(
+        users=len(judged),
+        comparisons=sum(len(part) for part in parts.parts().values()),
+        ratings=False,
+        prompts=len(table.scores),
+        responses=len(table.vectors),
+        conversations=len(table.vectors),
+        groups=len(table.scores),
+        per_user=judged.quantile(torch.linspace(0, 1, 5, dtype=torch.float64)).tolist(),
+        empty_responses=0,
+        longer_chosen=None,
+        disagreement=None,
+    )
+
+
+def _warnings(table: _Table, config: TrainConfig) -> list[str]:
+    lines = []
+    if table.dropped:
+        lines.append(
+            f"{table.dropped} rows were left out: a prompt twice, in both splits, or without a scored response"
+        )
+    if table.reference is None and 0 in config.ranks:
+        lines.append("no reward head is known: rank 0, the reference, is left out")
+    return lines
+
+
+def _fingerprint(parts: Iterable[Scored]) -> str:
+    digest = sha256()
+    for part in parts:
+        for prompt, responses in zip(part.prompts, part.responses, strict=True):
+            digest.update("\0".join([prompt, *responses]).encode("utf-8", "surrogatepass"))
+        digest.update(part.scores.tobytes())
+    return digest.hexdigest()
+
+
+def _table(
+    rows: Mapping[str, Scored], embeddings: Path | None, folder: Path, encoder: str, progress: Progress
+) -> _Table:
+    """Prompts that are in the test split, then those of training that are not; each once, with a scored response."""
+    known: set[str] = set()
+    kept: dict[str, list[int]] = {}
+    for split in reversed(_SPLITS):
+        usable = ~np.isnan(rows[split].scores.sum(axis=2)).all(axis=1)
+        kept[split] = []
+        for number, prompt in enumerate(rows[split].prompts):
+            if usable[number] and prompt not in known:
+                known.add(prompt)
+                kept[split].append(number)
+    scores = np.concatenate([rows[split].scores[kept[split]] for split in _SPLITS])
+    count = len(kept["train"])
+    if embeddings is not None:
+        vectors, reference = _given(embeddings, rows, kept)
+        made_by: Mapping[str, str | int] = {"encoder": "given files", "dtype": str(vectors.dtype)}
+    else:
+        vectors, reference, made_by = _encoded(rows, kept, folder, encoder, progress)
+    return _Table(
+        scores=scores,
+        vectors=vectors,
+        train=np.arange(count),
+        test=np.arange(count, len(scores)),
+        reference=reference,
+        encoder=made_by,
+        dropped=sum(len(part.prompts) for part in rows.values()) - len(scores),
+    )
+
+
+def _given(folder: Path, rows: Mapping[str, Scored], kept: Mapping[str, list[int]]) -> tuple[Tensor, Tensor | None]:
+    """Embeddings that were made elsewhere: eight rows a prompt, in the order of the data set."""
+    parts, reference = [], None
+    for split in _SPLITS:
+        path = folder / f"{split}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                vectors = file.get_tensor("embeddings")
+                reference = file.get_tensor("reference") if "reference" in file.keys() else reference  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise DataError(f'{path}: cannot be read ({error}); give safetensors with the key "embeddings"') from None
+        expected = RESPONSES * len(rows[split].prompts)
+        if vectors.dim() != 2 or len(vectors) != expected:
+            raise DataError(
+                f"{path}: embeddings must be [{expected}, dim], eight rows a prompt, got {tuple(vectors.shape)}"
+            )
+        parts.append(vectors.view(-1, RESPONSES, vectors.shape[1])[kept[split]].flatten(0, 1))
+    if parts[0].shape[1] != parts[1].shape[1]:
+        raise DataError(f"{folder}: train and test have {parts[0].shape[1]} and {parts[1].shape[1]} numbers a row")
+    return torch.cat(parts), reference
+
+
+def _encoded(
+    rows: Mapping[str, Scored], kept: Mapping[str, list[int]], folder: Path, encoder: str, progress: Progress
+) -> tuple[Tensor, Tensor | None, Mapping[str, str | int]]:
+    builder = PreferencesBuilder(Origin())
+    for split in _SPLITS:
+        for number in kept[split]:
+            for response in rows[split].responses[number]:
+                builder.row(rows[split].prompts[number], response)
+    mentioned, preferences = builder.rows(), builder.build()
+    found = encode(preferences, encoder, folder / "embeddings", progress=progress)
+    return found.vectors[found.rows(preferences)[torch.from_numpy(mentioned)]], found.reference, found.fingerprint
+
+
+def _parts(table: _Table, sampling: Mapping[str, Any], seed: int) -> Split:
+    """People are drawn, then the prompts that each of them judges, then what they choose."""
+    rng = np.random.default_rng(seed)
+    counts = {"seen": sampling["seen"], "unseen": sampling["unseen"]}
+    scorers = table.scores.shape[2]
+    people = {who: draw_weights(count, scorers, sampling["concentration"], rng) for who, count in counts.items()}
+    vectors = table.vectors.view(len(table.scores), RESPONSES, -1)
+
+    def judged(who: str, prompts: NDArray[np.int64], share: float) -> Pairs:
+        count = int(share * len(prompts))
+        if count == 0:
+            raise DataError(f"{share:.1%} of {len(prompts)} prompts is none; give more data")
+        own = np.stack([rng.choice(prompts, count, replace=False) for _ in people[who]])
+        choices = best_against_worst(table.scores, vectors, people[who], own)
+        differ = (choices.best != choices.worst).flatten()
+        chosen, rejected = (choices.prompt * RESPONSES + side for side in (choices.best, choices.worst))
+        return Pairs.from_rows(
+            table.vectors,
+            chosen.flatten()[differ],
+            rejected.flatten()[differ],
+            torch.arange(len(own)).repeat_interleave(count)[differ],
+            users=[f"{who}-{number:04d}" for number in range(len(own))],
+            group=torch.arange(len(table.scores)).repeat_interleave(RESPONSES),
+        )
+
+    return Split(
+        seen_train=judged("seen", table.train, sampling["train_share"]),
+        seen_test=judged("seen", table.test, sampling["test_share"]),
+        unseen_shots=judged("unseen", table.train, sampling["shot_share"]),
+        unseen_test=judged("unseen", table.test, sampling["test_share"]),
+        dropped=0,
+        shared=0,
+    )
