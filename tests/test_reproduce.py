@@ -12,10 +12,15 @@ from safetensors.torch import save_file
 
 from conftest import WORDS, HashEncoder
 from lore import experiments
+from lore.check import check
 from lore.errors import ConfigError, DataError, MissingExtra
 from lore.experiments import read_protocol
+from lore.preferences import text_of
 from lore.reproduce import reproduce
+from lore.run import Run
+from lore.sources import read
 from lore.sources.personalllm import MODELS, scored
+from lore.train import train
 
 DIM = 8
 SMALL = {
@@ -97,6 +102,7 @@ def test_personalllm_is_reproduced_in_the_four_settings(personalllm: Path, tmp_p
     again = reproduce("personalllm", tmp_path / "again", data=personalllm, protocol=protocol, seed=1)
     assert report_of(again.folder)["results"] == report["results"]
     assert (tmp_path / "run" / "report.html").exists()
+    assert list(Run.load(tmp_path / "run").users) == [*parts.seen_train.users, *parts.unseen_shots.users]
 
 
 def test_nobody_judges_a_prompt_twice_and_everybody_chooses_by_their_weights(personalllm: Path, tmp_path: Path) -> None:
@@ -204,12 +210,29 @@ def test_prism_is_reproduced_with_dialogs_whole_on_one_side(tmp_path: Path, prot
     parts = reproduce("prism", tmp_path / "run", data=data, protocol=protocol).split
     assert "user0" not in parts.seen_train.users + parts.unseen_shots.users  # has two dialogs
     assert len(parts.unseen_shots.users) == 3
-    for train, test in ((parts.seen_train, parts.seen_test), (parts.unseen_shots, parts.unseen_test)):
-        sides = [set(part.group[part.chosen].tolist()) for part in (train, test)]
+    for both in ((parts.seen_train, parts.seen_test), (parts.unseen_shots, parts.unseen_test)):
+        sides = [set(part.group[part.chosen].tolist()) for part in both]
         assert sides[0].isdisjoint(sides[1])
     again = reproduce("prism", tmp_path / "again", data=data, protocol=protocol, seed=7).split
     assert again.to_json()["seen_users"] == parts.to_json()["seen_users"]  # the published seed of the split
     assert report_of(tmp_path / "run")["config"]["experiment"] == "prism"
+
+
+def test_prism_cannot_be_told_apart_by_form_and_the_originals_rendering_of_it_is_refused(tmp_path: Path) -> None:
+    reading = read(written(tmp_path / "data", conversations=prism_lines()))
+    assert not check(reading.preferences, reading.findings).fatal
+    rendered = []
+    for at in range(len(reading.preferences)):
+        table = reading.preferences
+        sides = [text_of(table.conversation(int(row[at]))[1]) for row in (table.chosen, table.rejected)]
+        # The rejected replies were a list, which the chat template printed as one.
+        user = table.users[table.user[at]]
+        rendered.append({"user_id": user, "prompt": f"Ask {at}", "chosen": sides[0], "rejected": f"{[sides[1]]}"})
+    leaking = read(rendered)
+    fatal = check(leaking.preferences, leaking.findings).fatal
+    assert {found.kind for found in fatal} == {"chosen and rejected can be told apart by form"}
+    with pytest.raises(DataError, match="form alone gives the answer away; render both sides alike"):
+        train(leaking, tmp_path / "run")
 
 
 def test_prism_of_too_few_people_and_given_embeddings_are_refused(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from lore.errors import ConfigError, DataError, LoreError, MissingExtra
 from lore.experiments import Experiment, Protocol, ProtocolName, read_protocol
 from lore.files import write_json
 from lore.pairs import Pairs, Split
+from lore.personalize import fit_weights
 from lore.preferences import Findings, Origin, PreferencesBuilder
 from lore.progress import Progress, silent
 from lore.report import Summary, finding, require_plotting, write_report
-from lore.run import begin, finish, refuse
+from lore.run import begin, finish, refuse, save_users
 from lore.simulate import best_against_worst, draw_weights
 from lore.sources import read
 from lore.sources.personalllm import RESPONSES, Scored, scored
@@ -165,8 +166,12 @@ def _personalllm(
         refuse(folder)
         raise
     version = importlib.metadata.version("lore-reward")
-    provenance = {"data": settings.hub, "seed": config.seed, "lore": version}
-    replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=provenance).save(folder / "model")
+    provenance = {"data": settings.hub, "seed": config.seed, "encoder_argument": config.encoder}
+    basis = replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=provenance)
+    basis.save(folder / "model")
+    people = (*parts.seen_train.users, *parts.unseen_shots.users)
+    weights = [fit_weights(part, basis).weights for part in (parts.seen_train, parts.unseen_shots)]
+    save_users(folder / "users", people, torch.cat(weights))
     summary = Summary(
         title="personalllm",
         split=parts,
