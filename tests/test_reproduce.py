@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from conftest import WORDS, HashEncoder
 from lore import experiments
 from lore.check import check
-from lore.errors import ConfigError, DataError, MissingExtra
+from lore.errors import ConfigError, DataError, MissingExtra, RunError
 from lore.experiments import read_protocol
 from lore.preferences import text_of
 from lore.reproduce import reproduce
 from lore.run import Run
 from lore.sources import read
 from lore.sources.personalllm import MODELS, scored
-from lore.train import train
+from lore.train import evaluate_step, train
 
 DIM = 8
 SMALL = {
@@ -102,7 +102,18 @@ def test_personalllm_is_reproduced_in_the_four_settings(personalllm: Path, tmp_p
     again = reproduce("personalllm", tmp_path / "again", data=personalllm, protocol=protocol, seed=1)
     assert report_of(again.folder)["results"] == report["results"]
     assert (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(RunError, match="it is repeated whole"):
+        evaluate_step(tmp_path / "run")
     assert list(Run.load(tmp_path / "run").users) == [*parts.seen_train.users, *parts.unseen_shots.users]
+
+
+def test_another_concentration_makes_another_population(personalllm: Path, tmp_path: Path) -> None:
+    sure, alike = (
+        reproduce("personalllm", tmp_path / str(value), data=personalllm, concentration=value, seed=3).split.seen_test
+        for value in (0.01, 1e3)
+    )
+    disagreement = [len(torch.stack([part.chosen, part.rejected]).unique(dim=1).T) for part in (sure, alike)]
+    assert disagreement[0] > disagreement[1]  # people of like weights choose the same
 
 
 def test_nobody_judges_a_prompt_twice_and_everybody_chooses_by_their_weights(personalllm: Path, tmp_path: Path) -> None:
@@ -239,8 +250,11 @@ def test_prism_of_too_few_people_and_given_embeddings_are_refused(tmp_path: Path
     data = written(tmp_path / "data", conversations=prism_lines(people=2))
     with pytest.raises(DataError, match="people with 4 dialogs or more"):
         reproduce("prism", tmp_path / "run", data=data)
-    with pytest.raises(ConfigError, match="for personalllm"):
-        reproduce("prism", tmp_path / "run", data=data, embeddings=tmp_path)
+    for option in ({"embeddings": tmp_path}, {"concentration": 1.0}):
+        with pytest.raises(ConfigError, match="for personalllm"):
+            reproduce("prism", tmp_path / "run", data=data, **option)
+    with pytest.raises(ConfigError, match="`concentration` must be a positive number, got 0"):
+        reproduce("personalllm", tmp_path / "run", data=data, concentration=0.0)
 
 
 def tldr_rows(workers: int = 10, posts: int = 30) -> list[dict[str, Any]]:

@@ -347,6 +347,9 @@ def reproduce(
         typer.Option(help="Folder of train.safetensors and test.safetensors (personalllm).", show_default=False),
     ] = None,
     protocol: Annotated[ProtocolChoice, typer.Option(help="Our own, or the published one.")] = ProtocolChoice.lore,
+    concentration: Annotated[
+        float | None, typer.Option(help="Dirichlet parameter of the people (personalllm).", show_default="0.1")
+    ] = None,
     encoder: EncoderName = "minilm",
     seed: Annotated[int | None, typer.Option(help="0, drawn by the original protocol.", show_default=False)] = None,
     force: Force = False,
@@ -361,6 +364,7 @@ def reproduce(
             data=data,
             embeddings=embeddings,
             protocol=protocol.value,
+            concentration=concentration,
             encoder=encoder,
             seed=seed,
             force=force,

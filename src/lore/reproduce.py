@@ -1,6 +1,7 @@
 """`lore reproduce`: the paper's experiments, from the real data sets."""
 
 import importlib.metadata
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,7 @@ def reproduce(
     data: str | Path | None = None,
     embeddings: str | Path | None = None,
     protocol: ProtocolName = "lore",
+    concentration: float | None = None,
     encoder: str = "minilm",
     seed: int | None = None,
     force: bool = False,
@@ -57,6 +59,7 @@ def reproduce(
         embeddings: a folder with `train.safetensors` and `test.safetensors`, key "embeddings", eight rows a prompt
             (personalllm), instead of an encoder.
         protocol: "lore", converged and validated, or "original", the published number of steps and rates.
+        concentration: Dirichlet parameter of the simulated people, instead of the 0.1 of the settings (personalllm).
         encoder: "minilm", or the id or folder of a reward model.
         seed: of people, splits and fits; 0 by default, drawn by "original", which has none.
         force: replace what is in `out`.
@@ -64,18 +67,22 @@ def reproduce(
 
     Raises:
         DataError: the data are not the published ones.
-        ConfigError: embeddings are given for an experiment that has none.
+        ConfigError: embeddings or a concentration are given for an experiment that has none; it is not positive.
         RunError: `out` holds something else.
     """
     settings = read_protocol(experiment, protocol)
     if seed is None:
         seed = secrets.randbelow(2**31) if protocol == "original" else 0
+    if concentration is not None:
+        if not 0 < concentration < math.inf:
+            raise ConfigError(f"`concentration` must be a positive number, got {concentration}")
+        settings = replace(settings, sampling=settings.sampling | {"concentration": concentration})
     config = TrainConfig(encoder=encoder, ranks=settings.ranks, seed=seed, experiment=experiment, protocol=protocol)
     if experiment == "personalllm":
         source = _Source(data, None if embeddings is None else Path(embeddings))
         return _personalllm(source, Path(out), config, settings, force=force, progress=progress)
-    if embeddings is not None:
-        raise ConfigError("`embeddings` are for personalllm, whose files have eight rows a prompt; leave them out")
+    if embeddings is not None or concentration is not None:
+        raise ConfigError("`embeddings` and `concentration` are for personalllm, which simulates; leave them out")
     reading = read(data if data is not None else _download(experiment, settings.hub), format=experiment)
     return train(reading, out, config, title=experiment, force=force, progress=progress)
 
@@ -153,7 +160,7 @@ def _personalllm(
 ) -> TrainOutcome:
     require_plotting()
     rows = {split: source.rows(split, settings.hub) for split in _SPLITS}
-    begin(folder, config.to_json(), _fingerprint(rows.values()), force)
+    begin(folder, config.to_json() | {"sampling": settings.sampling}, _fingerprint(rows.values()), force)
     clock = Clock()
     try:
         with clock.phase("embed"):

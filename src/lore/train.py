@@ -287,7 +287,10 @@ def embed_step(
 
 def _prepared(run: str | Path) -> _Prepared:
     folder = Path(run)
-    config = TrainConfig(**read_state(folder)["config"])
+    state = read_state(folder)["config"]
+    if state.get("experiment") == "personalllm":
+        raise RunError(f"{run}: its people are simulated; it is repeated whole, by `lore reproduce personalllm`")
+    config = TrainConfig(**state)
     preferences = load(folder / "preferences.parquet")
     embeddings = Embeddings.load(folder / "embeddings")
     return _Prepared(preferences, embeddings, *_pairs_and_split(preferences, embeddings, config), config)
