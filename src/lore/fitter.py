@@ -117,14 +117,15 @@ class Fitter:
         minimum = yield from problem.fit(
             start, self.spectrum, config.tolerance, config.max_iterations, checkpoint.reached
         )
-        if not minimum.converged:
+        gap = yield from problem.gap(minimum)
+        converged = minimum.converged or gap <= config.tolerance
+        if not converged:
             warnings.warn(
-                f"rank {config.rank} stopped at gap {minimum.gap:.1e} above the tolerance {config.tolerance:.1e}; "
+                f"rank {config.rank} stopped at gap {gap:.1e} above the tolerance {config.tolerance:.1e}; "
                 "raise `max_iterations` or `tolerance`, or give a larger `strength`",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        gap = yield from problem.gap(minimum)
         loss, _, weights = yield from problem.loss(minimum.point)
         drawn = penalty(minimum.point, penalties.reference, penalties.strength, penalties.kind).value
         basis = RewardBasis(
@@ -142,7 +143,7 @@ class Fitter:
             loss=float(loss),
             objective=float(loss + drawn + problem.shrinkage(problem.population)),
             gap=gap,
-            converged=minimum.converged,
+            converged=converged,
             history=minimum.history,
             strength=penalties.strength,
             weight_strength=penalties.weight_strength,
@@ -205,30 +206,35 @@ class Fitter:
 
     def _validated_pooled(self, config: FitConfig) -> _Pooled:
         folds = self.folds(config.seed)
-        paths = []
-        for fold in folds:
-            held_out = likelihood(fold.held_out, config.average, config.temperature)
-            start, path = None, []
-            for relative in _POOLED_STRENGTHS:
-                start = self._fit_pooled(fold, config, relative * self.scale, start).point
-                weights = start.new_ones(len(fold.pairs.users), 1)
-                path.append(
-                    (float(held_out.loss(held_out.margins(held_out.project(start), weights))), start.squeeze(1))
-                )
-            paths.append(path)
-        means = [float(np.mean([path[at][0] for path in paths])) for at in range(len(_POOLED_STRENGTHS))]
+        held_out = [likelihood(fold.held_out, config.average, config.temperature) for fold in folds]
+        starts: list[Tensor | None] = [None] * len(folds)
+        means: list[float] = []
+        of_folds: list[list[Tensor]] = []
+        for relative in _POOLED_STRENGTHS:
+            strength = relative * self.scale
+            fits = [
+                self._fit_pooled(*part, config=config, strength=strength).point
+                for part in zip(folds, starts, strict=True)
+            ]
+            losses = [
+                table.loss(table.margins(table.project(fit), fit.new_ones(len(fold.pairs.users), 1)))
+                for table, fit, fold in zip(held_out, fits, folds, strict=True)
+            ]
+            means.append(float(torch.stack(losses).mean()))
+            of_folds.append([fit.squeeze(1) for fit in fits])
+            starts = list(fits)
+            if means[-1] > min(means) and means[-2] > min(means):
+                break  # two in a row that are worse: weaker ones only overfit more
         best = int(np.argmin(means))
         strength = _POOLED_STRENGTHS[best] * self.scale
-        direction = self._fit_pooled(self, config, strength).point.squeeze(1)
-        return _Pooled(strength, means[best], direction, [path[best][1] for path in paths])
+        direction = self._fit_pooled(self, None, config, strength).point.squeeze(1)
+        return _Pooled(strength, means[best], direction, of_folds[best])
 
     def _pooled_problem(self, pairs: Pairs, config: FitConfig, strength: float) -> SimplexProblem:
         config = replace(config, rank=1, penalty="distance", weight_strength=0.0)
         return self._problem(pairs, config, self._penalties(config, strength, 0.0, self.reference))
 
-    def _fit_pooled(
-        self, part: "_Fold | Fitter", config: FitConfig, strength: float, start: Tensor | None = None
-    ) -> Minimum:
+    def _fit_pooled(self, part: "_Fold | Fitter", start: Tensor | None, config: FitConfig, strength: float) -> Minimum:
         problem = self._pooled_problem(part.pairs, config, strength)
         begin = problem.penalties.reference[:, None].clone() if start is None else start
         return problem.run(problem.round(begin, part.spectrum, config.tolerance, config.max_iterations))
@@ -277,7 +283,7 @@ class Fitter:
             penalties = self._penalties(config, strength, shrinkage, anchor)
             problem = self._problem(fold.pairs, config, penalties)
             if anchor is None:
-                anchor = self._fit_pooled(fold, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
+                anchor = self._fit_pooled(fold, None, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
             begin = problem.run(problem.start(anchor, config.seed, distances=(1.0,)))
             basis = problem.run(problem.round(begin, fold.spectrum, config.tolerance, config.max_iterations)).point
             _, _, weights = problem.run(problem.loss(basis))
@@ -319,7 +325,7 @@ class Fitter:
         if config.strength == "auto":
             pooled = self.pooled(config)
             return pooled.direction, pooled.strength, pooled.validation
-        return self._fit_pooled(self, config, config.strength).point.squeeze(1), config.strength, None
+        return self._fit_pooled(self, None, config, config.strength).point.squeeze(1), config.strength, None
 
 
 def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:

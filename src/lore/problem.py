@@ -18,6 +18,7 @@ from lore.pairs import Pairs
 
 _ROUNDS = 5  # of fitting with a population and taking the mean of the weights as the next one
 _SETTLED = 1e-3  # change of the population, summed over directions, at which the rounds end
+_CERTAIN = 1e-3  # bound of the error of a convex fit at which it ends, relative to the tolerance
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
@@ -263,13 +264,16 @@ class SimplexProblem:
         self.inner = INNER_TOLERANCE * tolerance
         chart = self.chart(start, found)
         descent = descend(chart.coordinates(start), tolerance, max_iterations)
-        point, lowest = next(descent), math.inf
+        point, lowest, history = next(descent), math.inf, list[float]()
         while True:
             basis = chart.basis(point)
             value, gradient = yield from self.evaluate(basis)
             if value < lowest:
                 lowest = float(value)
                 reached(basis, self.population)
+                history.append(lowest)
+            if self._is_strongly_convex and (bound := self._bound(value, gradient)) <= _CERTAIN * tolerance:
+                return Minimum(basis, float(value), bound, converged=True, history=history)
             try:
                 point = descent.send(ValueAndGradient(value, chart.pulled_back(point, gradient)))
             except StopIteration as stopped:
@@ -281,11 +285,16 @@ class SimplexProblem:
         With one column and the distance penalty it is: `|gradient|^2 / (4 strength)` bounds how far the objective is
         above its minimum (Boyd and Vandenberghe 2004, equation 9.9). Elsewhere the gap of the descent.
         """
-        penalties = self.penalties
-        if len(self.population) > 1 or penalties.kind == "cosine" or penalties.strength == 0:
+        if not self._is_strongly_convex:
             return minimum.gap
-        value, gradient = yield from self.evaluate(minimum.point)
-        return float(gradient.double().square().sum() / (4 * penalties.strength * value))
+        return self._bound(*(yield from self.evaluate(minimum.point)))
+
+    @property
+    def _is_strongly_convex(self) -> bool:
+        return len(self.population) == 1 and self.penalties.kind == "distance" and self.penalties.strength > 0
+
+    def _bound(self, value: Tensor, gradient: Tensor) -> float:
+        return float(gradient.double().square().sum() / (4 * self.penalties.strength * value))
 
     def mean_weights(self) -> Tensor:
         """Mean weights of users with pairs, `[rank]`."""
