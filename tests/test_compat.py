@@ -309,7 +309,7 @@ def test_a_missing_score_leaves_a_response_out() -> None:
 
 
 @pytest.mark.parametrize("golden", ["simulate"], indirect=True)
-def test_simulated_choices_stand_where_a_tensor_does(golden) -> None:
+def test_simulated_choices_stand_where_a_tensor_does(golden, monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = compat.simulate_population(golden["reward_tensor"], torch.from_numpy(golden["features"]), golden["W"])
     dense = torch.from_numpy(golden["population_out"])
     assert lazy.shape == dense.shape
@@ -320,6 +320,11 @@ def test_simulated_choices_stand_where_a_tensor_does(golden) -> None:
         -1,
         (2, rows),
         (slice(1, 3), rows),
+        (slice(None), slice(0, 2)),
+        (..., 0),
+        (None, 0),
+        [0, 2],
+        (rows, rows),
         slice(0, 2),
         (0, 1, 2),
         torch.tensor([True, False] * 2 + [True]),
@@ -330,8 +335,15 @@ def test_simulated_choices_stand_where_a_tensor_does(golden) -> None:
     assert torch.equal(torch.cat([lazy, lazy]), torch.cat([dense, dense]))
     assert torch.equal(lazy.mean(), dense.mean())
     assert torch.equal(torch.sum(lazy, dim=0), dense.sum(0))
+    assert torch.equal((lazy * 2 - lazy).abs(), dense.abs())
+    assert torch.equal(-lazy, -dense)
+    assert bool((lazy == dense).all())
+    assert len(lazy[[0, 2]]) == 2
     with pytest.raises(AttributeError):
         _ = lazy.nothing
+    monkeypatch.setattr(compat.SimulatedChoices, "dense", None)
+    assert (lazy.dtype, lazy.device, lazy.ndim, lazy.dim()) == (dense.dtype, dense.device, 3, 3)
+    assert (lazy.size(), lazy.size(1)) == (dense.shape, dense.shape[1])
 
 
 def test_the_loss_is_finite_where_the_originals_was_not() -> None:

@@ -15,11 +15,12 @@ from lore import experiments
 from lore.check import check
 from lore.errors import ConfigError, DataError, MissingExtra, RunError
 from lore.experiments import read_protocol
-from lore.preferences import text_of
+from lore.preferences import Findings, Origin, text_of
 from lore.reproduce import reproduce
 from lore.run import Run
 from lore.sources import read
-from lore.sources.personalllm import MODELS, scored
+from lore.sources.personalllm import MODELS, Scored, scored
+from lore.sources.records import read_records
 from lore.train import evaluate_step, train
 
 DIM = 8
@@ -58,6 +59,12 @@ def personalllm_rows(prompts: int, first: int) -> list[dict[str, Any]]:
                 row[f"response_{at}_{model}"] = float(text.count("aeioulnrst"[place])) + 0.01 * at
         rows.append(row)
     return rows
+
+
+def tensor_of(rows: list[dict[str, Any]]) -> Scored:
+    origin = Origin()
+    findings = Findings(origin)
+    return scored(read_records(rows, origin, findings), findings, "rows")
 
 
 def written(folder: Path, **files: list[dict[str, Any]]) -> Path:
@@ -140,6 +147,17 @@ def test_embeddings_that_were_made_elsewhere_are_used_row_by_row(personalllm: Pa
     save_file({"embeddings": torch.zeros(8, DIM)}, tmp_path / "test.safetensors")
     with pytest.raises(DataError, match=r"must be \[80, dim\]"):
         reproduce("personalllm", tmp_path / "other", data=personalllm, embeddings=tmp_path)
+    for bad, words in (
+        ({"embeddings": torch.full((80, DIM), float("nan"))}, "must be finite"),
+        ({"embeddings": torch.zeros(80, DIM), "reference": torch.ones(3)}, "must be 8 finite numbers, got 3"),
+        ({"embeddings": torch.zeros(80, 3)}, "numbers a row"),
+    ):
+        save_file(bad, tmp_path / "test.safetensors")
+        with pytest.raises(DataError, match=words):
+            reproduce("personalllm", tmp_path / "other", data=personalllm, embeddings=tmp_path, force=True)
+    (tmp_path / "test.safetensors").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        reproduce("personalllm", tmp_path / "new", data=personalllm, embeddings=tmp_path)
     (tmp_path / "test.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match="cannot be read"):
         reproduce("personalllm", tmp_path / "other", data=personalllm, embeddings=tmp_path, force=True)
@@ -150,7 +168,7 @@ def test_the_reward_tensor_is_in_the_documented_order_with_gaps_where_scores_are
     rows[1]["response_2_beaver_7b"] = None
     del rows[2]["response_8_gemma_2b"]
     rows[0]["response_4"] = None
-    found = scored(rows, "rows")
+    found = tensor_of(rows)
     assert found.scores.shape == (3, 8, 10)
     assert found.scores[0, 2, 9] == rows[0]["response_3_mistral_weqweasdas"]
     gaps = np.argwhere(np.isnan(found.scores))
@@ -162,13 +180,17 @@ def test_the_reward_tensor_is_in_the_documented_order_with_gaps_where_scores_are
     ("change", "words"),
     [
         (lambda _: [], "is empty"),
-        (lambda rows: [row | {"prompt": None} for row in rows], "row 1: no text in `prompt`"),
+        (lambda rows: [row | {"prompt": None} for row in rows], "null in `prompt`"),
+        (lambda rows: [rows[0] | {"response_2_gemma_7b": "abc"}], "`response_2_gemma_7b` is not a finite number"),
+        (lambda rows: [rows[0] | {"response_2_gemma_7b": float("inf")}], "is not a finite number"),
+        (lambda rows: [rows[0] | {"response_3": ["x"]}], "`response_3` is a list where a text belongs"),
+        (lambda rows: [rows[0] | {"response_3": "\ud800"}], "half a surrogate pair"),
         (lambda rows: [{k: v for k, v in row.items() if "gemma_2b" not in k} for row in rows], "no scores by gemma_2b"),
     ],
 )
 def test_rows_that_are_not_the_published_ones_are_refused(change, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        scored(change(personalllm_rows(2, 0)), "rows")
+        tensor_of(change(personalllm_rows(2, 0)))
 
 
 def test_a_folder_without_both_splits_and_broken_lines_are_refused(tmp_path: Path) -> None:
@@ -282,6 +304,66 @@ def test_tldr_takes_workers_of_both_splits_and_tests_on_their_validation_rows(tm
     assert [len(part) for part in parts.parts().values()] == [4 * 12, 4 * 10, 4 * 6, 4 * 10]
     shots = [r for r in report_of(tmp_path / "run")["results"] if r["shots"] is not None]
     assert {result["shots"] for result in shots} == {1, 5}
+
+
+def test_training_rows_that_share_a_response_with_a_test_row_are_dropped(tmp_path: Path) -> None:
+    rows = tldr_rows()
+    for row in rows:  # the first summary of every fifth post is always the same
+        if row["info"]["id"].endswith(("0", "5")):
+            row["summaries"][0]["text"] = "The same summary"
+    parts = reproduce("tldr", tmp_path / "run", data=written(tmp_path / "data", rows=rows) / "rows.jsonl").split
+    tested = set(parts.seen_test.response[torch.cat([parts.seen_test.chosen, parts.seen_test.rejected])].tolist())
+    trained = parts.seen_train.response[torch.cat([parts.seen_train.chosen, parts.seen_train.rejected])]
+    assert parts.dropped == 9 * 4
+    assert tested.isdisjoint(trained.tolist())
+
+
+def test_training_choices_of_a_response_that_is_in_the_test_split_are_dropped(
+    personalllm: Path, tmp_path: Path
+) -> None:
+    test = personalllm_rows(10, 100)
+    train = personalllm_rows(24, 0)
+    for row in train:
+        row["response_8"] = test[0]["response_1"]
+    written(personalllm, train=train, test=test)
+    parts = reproduce("personalllm", tmp_path / "run", data=personalllm, seed=1).split
+    assert parts.dropped > 0
+    assert len(parts.seen_train) + len(parts.unseen_shots) + parts.dropped == 24 * 12 + 8 * 4
+
+
+def test_an_interrupted_original_run_goes_on_with_its_seed(personalllm: Path, tmp_path: Path) -> None:
+    def interrupt(task: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001 - of the protocol
+        if task == "fitting" and done == 1:
+            raise KeyboardInterrupt
+
+    how = {"data": personalllm, "protocol": "original"}
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("personalllm", tmp_path / "run", **how, progress=interrupt)
+    state = json.loads((tmp_path / "run" / "run.json").read_text())
+    reproduce("personalllm", tmp_path / "run", **how)
+    assert report_of(tmp_path / "run")["config"]["seed"] == state["config"]["seed"]
+    with pytest.raises(RunError, match="exists already"):
+        reproduce("personalllm", tmp_path / "run", **how)
+
+
+def test_rows_of_human_data_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+    lines = prism_lines()
+    for bad in ("text", [{"turn": None, "role": "user", "content": "x"}], [{"turn": 0, "role": "user"}]):
+        data = written(tmp_path / "prism", conversations=[*lines, lines[0] | {"conversation_history": bad}])
+        with pytest.raises(DataError, match="not a list of utterances"):
+            reproduce("prism", tmp_path / "run", data=data)
+    row = tldr_rows()[0]
+    for change, words in (
+        ({"choice": 0.5}, "`choice` is not 0 or 1"),
+        ({"summaries": ["a", "b"]}, "something else than objects"),
+        ({"split": None}, "a row has no `split`"),
+    ):
+        data = written(tmp_path / "tldr", rows=[*tldr_rows(), row | change]) / "rows.jsonl"
+        with pytest.raises(DataError, match=words):
+            reproduce("tldr", tmp_path / "run", data=data)
+    for names in (("tldr", "other"), ("other", "lore")):
+        with pytest.raises(ConfigError, match="must be one of"):
+            read_protocol(*names)
 
 
 def test_tldr_without_its_columns_or_workers_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ __all__ = [
     "simulate_population", "simulate_user", "solve_regularized", "solve_regularized_simplex",
 ]  # fmt: skip
 
-_PRUNED = 1e-2  # columns that nobody gives more weight are dropped
 _REGULARIZED_STEPS = 20_000  # of `run_regularized`
 _STD_FACTOR = 0.25  # of the documented standard deviations of `run`
 
@@ -136,6 +135,7 @@ class _Joint(nn.Module, ABC):
     ) -> None:  # fmt: skip
         super().__init__()
         self.V_sft, self.alpha = V_sft.flatten(), alpha
+        self.num_classes, self.num_features, self.num_basis_vectors = num_classes, num_features, num_basis_vectors
         self.num_iterations, self.learning_rate = num_iterations, learning_rate
         self.W = nn.Parameter(self._begin(num_classes, num_basis_vectors))
         self.V = nn.Parameter(torch.randn(num_features, num_basis_vectors))
@@ -195,9 +195,7 @@ class LoRe_regularized(_Joint):  # noqa: N801 - the documented name
         strengths = [self._alpha_at_step(step) for step in range(self.num_iterations)]
         optimizers = (self.optimizer_W, self.optimizer_V)
         recipe.alternating_adam(recipe.mean(rows, user), self.W, self.V, self.V_sft_norm, strengths, optimizers)
-        weights = from_logits(self.W)
-        kept = weights.max(dim=0).values >= _PRUNED
-        return weights[:, kept] / weights[:, kept].sum(dim=1, keepdim=True), self.V[:, kept]
+        return recipe.pruned(from_logits(self.W), self.V)
 
 
 class PersonalizeBatch(nn.Module):
@@ -209,7 +207,8 @@ class PersonalizeBatch(nn.Module):
         num_iterations: int = 1000, learning_rate: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.num_features, self.num_iterations, self.learning_rate = num_features, num_iterations, learning_rate
+        self.num_classes, self.num_features, self.num_basis_vectors = num_classes, num_features, num_basis_vectors
+        self.num_iterations, self.learning_rate = num_iterations, learning_rate
         self.w = nn.ParameterList(torch.randn(num_basis_vectors) for _ in range(num_classes))
 
     def forward(self, X: Users, V: Tensor) -> Tensor:

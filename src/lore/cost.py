@@ -20,13 +20,14 @@ _CALL, _SOLVED_CALL = 5e5, 1e7  # for each evaluation
 
 # Evaluations of typical fits; data decide, by a factor of two or so.
 _DESCENT, _POOLED_DESCENT, _BEGUN = 45, 10, 45
-_POOLED_PATH = 110  # nine strengths on three folds of two thirds of the pairs, each warm from the last
+_POOLED_PATH = 110  # up to nine strengths on three folds of two thirds of the pairs, each warm from the last
 _CANDIDATES = 100  # six or so strengths on three folds
 _MEMORY = 26  # bases that a descent keeps
 _PAIR_BYTES = 64  # of the indices, margins and slopes of a pair
 _PAIR_COLUMN_BYTES = (
     40  # of a pair in coordinates: once in the working precision, padded and in float64 for the weights
 )
+_TELLING = 10**6  # numbers of embeddings from which a read says more than nothing
 _COPIED = 2**30  # bytes of embeddings up to which a part of the pairs gets a table of its own
 
 
@@ -51,7 +52,10 @@ class Cost:
         return self.reads * self.numbers * fastest / table.numel()
 
     def __str__(self) -> str:
-        return f"about {_seconds(self.seconds())}, {self.reads:,.0f} reads of the embeddings, {_size(self.bytes)}"
+        said = f"about {_seconds(self.seconds())}, {_size(self.bytes)}"
+        if self.numbers < _TELLING:
+            return said
+        return f"{said}, as long as {self.reads:,.0f} reads of the embeddings"
 
 
 def predicted(pairs: Pairs, configs: Sequence[FitConfig]) -> Cost:

@@ -2,10 +2,10 @@
 
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from lore.basis import RewardBasis, reference_basis
 from lore.config import Fit, FitConfig
 from lore.errors import ConfigError, DataError
 from lore.evaluate import Method
-from lore.pairs import Pairs, Split, split
+from lore.pairs import Pairs, Split, same_response, split
 from lore.preferences import Preferences
 from lore.problem import likelihood
 from lore.progress import Progress, silent
@@ -80,7 +80,9 @@ class Recipe:
         if rank == 0 and reference is not None:
             weights = pairs.like.new_ones(len(pairs.users), 1)
             return _as_fit(pairs, reference_basis(reference.to(pairs.like), self.temperature), weights)
-        logits = _normal(len(pairs.users), rank, seed, pairs.like).requires_grad_()
+        drawn = torch.randn if self.solver == "joint" else torch.rand
+        generator = torch.Generator().manual_seed(seed)
+        logits = drawn(len(pairs.users), rank, generator=generator).to(pairs.like).requires_grad_()
         vectors = _normal(pairs.dim, rank, seed + 1, pairs.like).requires_grad_()
         toward = pairs.like.new_zeros(pairs.dim) if reference is None else reference.to(pairs.like)
         if self.solver == "joint":
@@ -95,6 +97,9 @@ class Recipe:
             table = likelihood(pairs, "pairs", self.temperature)
             recipe.alternating_adam(table, logits, vectors, toward, strengths, (of_logits, of_basis))
         weights, vectors = from_logits(logits).detach(), vectors.detach()
+        if self.solver == "alternating":
+            weights, vectors = recipe.pruned(weights, vectors)
+            rank = vectors.shape[1]
         population = weights.mean(0)
         zero = torch.zeros_like(vectors[:, 0])
         basis = RewardBasis(vectors, zero, population, family="simplex", rank=rank, temperature=self.temperature)
@@ -134,9 +139,22 @@ class Protocol:
     sampling: dict[str, Any]
     recipe: Recipe | None
 
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {**asdict(self), "ranks": list(self.ranks), "shots": list(self.shots)}
+
 
 def read_protocol(experiment: Experiment, name: ProtocolName) -> Protocol:
-    """The settings of an experiment, from `experiments/*.toml`."""
+    """The settings of an experiment, from `experiments/*.toml`.
+
+    Raises:
+        ConfigError: there is no such experiment, or no such protocol.
+    """
+    if experiment not in get_args(Experiment) or name not in get_args(ProtocolName):
+        raise ConfigError(
+            f"`experiment` must be one of {', '.join(get_args(Experiment))} and `protocol` one of "
+            f"{', '.join(get_args(ProtocolName))}, got {experiment!r} and {name!r}"
+        )
     packaged = Path(str(files("lore") / "protocols"))
     folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "experiments"
     values = tomllib.loads((folder / f"{experiment}.toml").read_text(encoding="utf-8"))
@@ -186,9 +204,12 @@ def _tldr_split(
         raise DataError("the rows have no column `split`, which says train or valid; use the published rows")
     strict = preferences.chosen != preferences.rejected
     named = np.array([str(value) for value in preferences.extra["split"]])[strict]
+    if "None" in named:
+        raise DataError("a row has no `split`, which says train or valid; use the published rows")
     is_test = torch.from_numpy(named != "train")
     test_groups = pairs.group[pairs.chosen[is_test]].unique()
-    leaking = ~is_test & torch.isin(pairs.group[pairs.chosen], test_groups)
+    in_test = torch.isin(pairs.group, test_groups) | same_response(pairs, pairs.select(is_test))
+    leaking = ~is_test & (in_test[pairs.chosen] | in_test[pairs.rejected])
     train, test = pairs.select(~is_test & ~leaking), pairs.select(is_test)
     both = torch.nonzero((train.counts > 0) & (test.counts > 0)).flatten().numpy()
     if len(both) < 2:

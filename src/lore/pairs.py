@@ -265,7 +265,7 @@ class Pairs:
         """
         first, second = _by_pair(self, in_test)
         test = self.select(first & second)
-        leaking = _by_pair(self, in_test | _same_response(self, test))
+        leaking = _by_pair(self, in_test | same_response(self, test))
         return self.select(~leaking[0] & ~leaking[1]), test
 
     def drawn(self, part: int, kept: Tensor | None = None) -> "Pairs":
@@ -455,7 +455,7 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
     row_in_test = torch.from_numpy(is_test[number]).to(pairs.group.device)
     if pairs.ratings is not None:
         held_out = pairs.drawn(part=2, kept=row_in_test[pairs.ratings.row])
-        clean = ~row_in_test & ~_same_response(pairs, held_out)
+        clean = ~row_in_test & ~same_response(pairs, held_out)
         return pairs.drawn(part=1, kept=clean[pairs.ratings.row]), held_out, 0
     return *pairs.parted(row_in_test), 0
 
@@ -466,7 +466,7 @@ def _by_pair(pairs: Pairs, of_row: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, chosen if pairs.rejected is None else of_row[pairs.rejected]
 
 
-def _same_response(pairs: Pairs, held_out: Pairs) -> Tensor:
+def same_response(pairs: Pairs, held_out: Pairs) -> Tensor:
     """Rows, as a mask `[rows]`, whose response text is in a pair of `held_out`."""
     in_test = torch.zeros(int(pairs.response.max()) + 1, dtype=torch.bool, device=pairs.response.device)
     for response in _by_pair(held_out, pairs.response):

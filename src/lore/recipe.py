@@ -10,14 +10,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lore.errors import ShapeError
 from lore.objective import Likelihood, PenaltyKind, pair_loss, penalty
 from lore.simplex import from_logits
 
+_PRUNED = 1e-2  # directions that nobody gives more weight are dropped
 TEMPERATURE = 100.0  # Bose et al. 2025 divide margins by this
 
 
 def packed(users: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """All rows `[pairs, dim]` of one tensor a user, and the user of each row, `[pairs]`."""
+    """All rows `[pairs, dim]` of one tensor a user, and the user of each row, `[pairs]`.
+
+    Raises:
+        ShapeError: nobody has a pair, or the tensors are not all `[pairs, dim]`.
+    """
+    dims = {own.shape[1:] for own in users if len(own)}
+    if len(dims) != 1 or len(next(iter(dims))) != 1:
+        raise ShapeError("the users' tensors must be [pairs, dim] of one dim, and one at least must have pairs")
     rows = torch.cat([own for own in users if len(own)])
     counts = torch.tensor([len(own) for own in users], device=rows.device)
     return rows, torch.arange(len(users), device=rows.device).repeat_interleave(counts)
@@ -119,3 +128,9 @@ def few_shot_adam(table: Likelihood, logits: Tensor, basis: Tensor, *, steps: in
             learned.grad = slope - weights * slope.sum(dim=1, keepdim=True)
             optimizer.step()
     return learned
+
+
+def pruned(weights: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and basis without the directions to which nobody gives 1 %; the weights sum to one again."""
+    kept = weights.max(dim=0).values >= _PRUNED
+    return weights[:, kept] / weights[:, kept].sum(dim=1, keepdim=True), basis[:, kept]

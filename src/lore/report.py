@@ -199,10 +199,12 @@ def _html(summary: Summary) -> str:
 def _explanation(summary: Summary) -> str:
     chosen = summary.sweep.chosen
     kind = f"{chosen.basis.family} model of rank {chosen.basis.rank}"
+    how = "All choices of strength and rank were made inside the training part."
+    if chosen.validation is None:
+        how = "Nothing was chosen by validation: strengths are as given, and the highest rank is shown."
     return (
         f"The {kind} against pooled Bradley-Terry, one reward for everybody, on held-out groups of "
-        f"{summary.sweep.per_user.users} people, in one random split. All choices of strength and rank were made "
-        "inside the training part."
+        f"{summary.sweep.per_user.users} people, in one random split. {how}"
     )
 
 

@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lore.check import Counts
 from lore.embedding import encode
-from lore.errors import ConfigError, DataError, LoreError, MissingExtra
+from lore.errors import ConfigError, DataError, LoreError, MissingExtra, RunError
 from lore.experiments import Experiment, Protocol, ProtocolName, read_protocol
 from lore.files import write_json
 from lore.pairs import Pairs, Split
@@ -25,7 +25,7 @@ from lore.personalize import fit_weights
 from lore.preferences import Findings, Origin, PreferencesBuilder
 from lore.progress import Progress, silent
 from lore.report import Summary, finding, require_plotting, write_report
-from lore.run import begin, finish, refuse, save_users
+from lore.run import begin, finish, read_state, refuse, save_users
 from lore.simulate import best_against_worst, draw_weights
 from lore.sources import read
 from lore.sources.personalllm import RESPONSES, Scored, scored
@@ -72,7 +72,7 @@ def reproduce(
     """
     settings = read_protocol(experiment, protocol)
     if seed is None:
-        seed = secrets.randbelow(2**31) if protocol == "original" else 0
+        seed = _begun_with(Path(out)) or secrets.randbelow(2**31) if protocol == "original" else 0
     if concentration is not None:
         if not 0 < concentration < math.inf:
             raise ConfigError(f"`concentration` must be a positive number, got {concentration}")
@@ -85,6 +85,15 @@ def reproduce(
         raise ConfigError("`embeddings` and `concentration` are for personalllm, which simulates; leave them out")
     reading = read(data if data is not None else _download(experiment, settings.hub), format=experiment)
     return train(reading, out, config, title=experiment, force=force, progress=progress)
+
+
+def _begun_with(folder: Path) -> int | None:
+    """The seed of an unfinished run, which the same command goes on with."""
+    try:
+        state = read_state(folder)
+    except RunError:
+        return None
+    return None if state.get("finished") else int(state["config"]["seed"])
 
 
 def _download(experiment: Experiment, hub: str) -> Any:
@@ -118,18 +127,32 @@ class _Source:
 
     def rows(self, split: str, hub: str) -> Scored:
         """The rows of one split of the data set."""
+        origin = Origin()
+        findings = Findings(origin)
         if self.data is None:
-            return scored(_download("personalllm", hub)[split], f"{hub}, {split}")
+            rows = _download("personalllm", hub)[split]
+            return scored(read_records(rows, origin, findings), findings, f"{hub}, {split}")
         folder = Path(self.data)
         found = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if (folder / f"{split}{suffix}").is_file()]
         if len(found) != 1:
             raise DataError(f"{folder}: needs one file {split}.jsonl, {split}.parquet or {split}.csv, has {len(found)}")
-        origin = Origin()
-        findings = Findings(origin)
-        records = [record for _, record in read_records(found[0], origin, findings)]
-        for fault in findings:
-            raise DataError(fault.message)
-        return scored(records, str(found[0]))
+        return scored(read_records(found[0], origin, findings), findings, str(found[0]))
+
+    def fingerprint(self, rows: Iterable[Scored]) -> str:
+        """SHA-256 of prompts, responses, scores, and the files of embeddings."""
+        digest = sha256()
+        for part in rows:
+            for prompt, responses in zip(part.prompts, part.responses, strict=True):
+                digest.update("\0".join([prompt, *responses]).encode())
+            digest.update(part.scores.tobytes())
+        given = [self.embeddings / f"{split}.safetensors" for split in _SPLITS] if self.embeddings else []
+        for path in given:
+            try:
+                with path.open("rb") as file:
+                    digest.update(file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror}); give both files") from None
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -141,6 +164,7 @@ class _Table:
         vectors: embeddings of their responses, `[prompts * 8, dim]`.
         train: which prompts are for training, `[train prompts]`.
         test: which are held out, `[test prompts]`.
+        response: the same number for the same text, `[prompts * 8]`.
         reference: the reward model's own head, `[dim]`, or None.
         encoder: fingerprint of what made the vectors.
         dropped: rows that were left out.
@@ -150,6 +174,7 @@ class _Table:
     vectors: Tensor
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+    response: Tensor
     reference: Tensor | None
     encoder: Mapping[str, str | int]
     dropped: int
@@ -160,7 +185,7 @@ def _personalllm(
 ) -> TrainOutcome:
     require_plotting()
     rows = {split: source.rows(split, settings.hub) for split in _SPLITS}
-    begin(folder, config.to_json() | {"sampling": settings.sampling}, _fingerprint(rows.values()), force)
+    begin(folder, {**config.to_json(), "settings": settings.to_json()}, source.fingerprint(rows.values()), force)
     clock = Clock()
     try:
         with clock.phase("embed"):
@@ -186,7 +211,7 @@ def _personalllm(
         counts=asdict(_counts(table, parts)),
         warnings=_warnings(table, config) + caught,
         encoder=dict(table.encoder),
-        config={**config.to_json(), "settings": asdict(settings)},
+        config={**config.to_json(), "settings": settings.to_json()},
         seconds=clock.seconds,
         version=version,
     )
@@ -224,15 +249,6 @@ def _warnings(table: _Table, config: TrainConfig) -> list[str]:
     return lines
 
 
-def _fingerprint(parts: Iterable[Scored]) -> str:
-    digest = sha256()
-    for part in parts:
-        for prompt, responses in zip(part.prompts, part.responses, strict=True):
-            digest.update("\0".join([prompt, *responses]).encode("utf-8", "surrogatepass"))
-        digest.update(part.scores.tobytes())
-    return digest.hexdigest()
-
-
 def _table(
     rows: Mapping[str, Scored], embeddings: Path | None, folder: Path, encoder: str, progress: Progress
 ) -> _Table:
@@ -248,6 +264,7 @@ def _table(
                 kept[split].append(number)
     scores = np.concatenate([rows[split].scores[kept[split]] for split in _SPLITS])
     count = len(kept["train"])
+    texts = [text for split in _SPLITS for number in kept[split] for text in rows[split].responses[number]]
     if embeddings is not None:
         vectors, reference = _given(embeddings, rows, kept)
         made_by: Mapping[str, str | int] = {"encoder": "given files", "dtype": str(vectors.dtype)}
@@ -258,6 +275,7 @@ def _table(
         vectors=vectors,
         train=np.arange(count),
         test=np.arange(count, len(scores)),
+        response=torch.from_numpy(np.unique(texts, return_inverse=True)[1]),
         reference=reference,
         encoder=made_by,
         dropped=sum(len(part.prompts) for part in rows.values()) - len(scores),
@@ -272,7 +290,8 @@ def _given(folder: Path, rows: Mapping[str, Scored], kept: Mapping[str, list[int
         try:
             with safe_open(path, "pt") as file:
                 vectors = file.get_tensor("embeddings")
-                reference = file.get_tensor("reference") if "reference" in file.keys() else reference  # noqa: SIM118
+                if "reference" in file.keys():  # noqa: SIM118
+                    reference = file.get_tensor("reference").flatten()
         except (OSError, SafetensorError) as error:
             raise DataError(f'{path}: cannot be read ({error}); give safetensors with the key "embeddings"') from None
         expected = RESPONSES * len(rows[split].prompts)
@@ -280,9 +299,13 @@ def _given(folder: Path, rows: Mapping[str, Scored], kept: Mapping[str, list[int
             raise DataError(
                 f"{path}: embeddings must be [{expected}, dim], eight rows a prompt, got {tuple(vectors.shape)}"
             )
+        if not bool(vectors.isfinite().all()):
+            raise DataError(f"{path}: embeddings must be finite; make them again")
         parts.append(vectors.view(-1, RESPONSES, vectors.shape[1])[kept[split]].flatten(0, 1))
     if parts[0].shape[1] != parts[1].shape[1]:
         raise DataError(f"{folder}: train and test have {parts[0].shape[1]} and {parts[1].shape[1]} numbers a row")
+    if reference is not None and (len(reference) != parts[0].shape[1] or not bool(reference.isfinite().all())):
+        raise DataError(f"{folder}: `reference` must be {parts[0].shape[1]} finite numbers, got {len(reference)}")
     return torch.cat(parts), reference
 
 
@@ -307,28 +330,30 @@ def _parts(table: _Table, sampling: Mapping[str, Any], seed: int) -> Split:
     people = {who: draw_weights(count, scorers, sampling["concentration"], rng) for who, count in counts.items()}
     vectors = table.vectors.view(len(table.scores), RESPONSES, -1)
 
-    def judged(who: str, prompts: NDArray[np.int64], share: float) -> Pairs:
+    in_test = torch.isin(table.response, table.response[len(table.train) * RESPONSES :])
+
+    def judged(who: str, prompts: NDArray[np.int64], share: float, leaks: Tensor) -> tuple[Pairs, int]:
         count = int(share * len(prompts))
         if count == 0:
             raise DataError(f"{share:.1%} of {len(prompts)} prompts is none; give more data")
         own = np.stack([rng.choice(prompts, count, replace=False) for _ in people[who]])
         choices = best_against_worst(table.scores, vectors, people[who], own)
-        differ = (choices.best != choices.worst).flatten()
-        chosen, rejected = (choices.prompt * RESPONSES + side for side in (choices.best, choices.worst))
-        return Pairs.from_rows(
+        chosen, rejected = ((choices.prompt * RESPONSES + side).flatten() for side in (choices.best, choices.worst))
+        leaking = leaks[chosen] | leaks[rejected]
+        kept = ~leaking & (chosen != rejected)
+        pairs = Pairs.from_rows(
             table.vectors,
-            chosen.flatten()[differ],
-            rejected.flatten()[differ],
-            torch.arange(len(own)).repeat_interleave(count)[differ],
+            chosen[kept],
+            rejected[kept],
+            torch.arange(len(own)).repeat_interleave(count)[kept],
             users=[f"{who}-{number:04d}" for number in range(len(own))],
             group=torch.arange(len(table.scores)).repeat_interleave(RESPONSES),
         )
+        return pairs, int(leaking.sum())
 
-    return Split(
-        seen_train=judged("seen", table.train, sampling["train_share"]),
-        seen_test=judged("seen", table.test, sampling["test_share"]),
-        unseen_shots=judged("unseen", table.train, sampling["shot_share"]),
-        unseen_test=judged("unseen", table.test, sampling["test_share"]),
-        dropped=0,
-        shared=0,
-    )
+    nothing = torch.zeros_like(in_test)
+    trained, dropped = judged("seen", table.train, sampling["train_share"], in_test)
+    tested, _ = judged("seen", table.test, sampling["test_share"], nothing)
+    shots, more = judged("unseen", table.train, sampling["shot_share"], in_test)
+    tested_unseen, _ = judged("unseen", table.test, sampling["test_share"], nothing)
+    return Split(trained, tested, shots, tested_unseen, dropped=dropped + more, shared=0)

@@ -126,20 +126,43 @@ class SimulatedChoices:
         return (self[user] for user in range(len(self)))
 
     def __getitem__(self, index: Any) -> Any:
-        """A user's (int) or some users' (slice) choices; with prompts as a second index only those are computed."""
-        user, *prompts = index if isinstance(index, tuple) else (index,)
-        if not isinstance(user, int | np.integer | slice) or len(prompts) > 1:
+        """What a tensor would give; only what is asked for is computed, and of some users nothing yet."""
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        if any(part is None or part is Ellipsis for part in (first, *rest)):
             return self.dense()[index]
-        if isinstance(user, slice):
-            part = SimulatedChoices(self._embeddings, self.prompt[user], self.best[user], self.worst[user])
-            return part.dense()[(slice(None), *prompts)] if prompts else part
-        at = prompts[0] if prompts else slice(None)
-        prompt, best, worst = (part[user][at] for part in (self.prompt, self.best, self.worst))
-        return self._embeddings[prompt, best] - self._embeddings[prompt, worst]
+        judged = (first, *rest[:1])
+        part = SimulatedChoices(self._embeddings, self.prompt[judged], self.best[judged], self.worst[judged])
+        if not rest and part.prompt.dim() == 2:
+            return part
+        found = part.dense()
+        return found[..., rest[1]] if len(rest) > 1 else found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings."""
+        return self._embeddings.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the embeddings."""
+        return self._embeddings.device
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions."""
+        return len(self.shape)
+
+    def dim(self) -> int:
+        """How many dimensions."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one of its numbers."""
+        return self.shape if dim is None else self.shape[dim]
 
     def dense(self) -> Tensor:
         """The whole tensor."""
-        return torch.stack(list(self))
+        return self._embeddings[self.prompt, self.best] - self._embeddings[self.prompt, self.worst]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -158,6 +181,17 @@ def _dense(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_dense, value))
     return value.dense() if isinstance(value, SimulatedChoices) else value
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    def operate(choices: SimulatedChoices, *others: Any) -> Any:
+        return getattr(choices.dense(), name)(*map(_dense, others))
+
+    return operate
+
+
+for _name in ("neg", "abs", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "matmul", "eq", "ne", "lt", "gt"):
+    setattr(SimulatedChoices, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def best_against_worst(
@@ -184,12 +218,12 @@ def best_against_worst(
     nothing = np.flatnonzero(unscored.sum(axis=1) == scores.shape[1])
     if len(nothing):
         raise DataError(f"prompt {nothing[0]}: every response lacks a score; leave it out")
-    judged = np.broadcast_to(np.arange(len(scores)), (len(weights), len(scores))) if prompts is None else prompts
-    best, worst = np.empty((2, *judged.shape), dtype=np.int64)
+    every = torch.arange(len(scores)).expand(len(weights), -1)
+    prompt = every if prompts is None else torch.from_numpy(np.ascontiguousarray(prompts))
+    best, worst = np.empty((2, *prompt.shape), dtype=np.int64)
     for user, mixture in enumerate(weights):
         own = slice(None) if prompts is None else prompts[user]
         rewards = scores[own] @ mixture
         best[user] = np.where(unscored[own], -np.inf, rewards).argmax(axis=1)
         worst[user] = np.where(unscored[own], np.inf, rewards).argmin(axis=1)
-    prompt = torch.from_numpy(np.ascontiguousarray(judged))
     return SimulatedChoices(embeddings, prompt, torch.from_numpy(best), torch.from_numpy(worst))

@@ -126,7 +126,7 @@ def train(
     if checked.fatal:
         raise DataError(checked.fatal[0].message)
     folder = Path(out)
-    begin(folder, config.to_json(), preferences.fingerprint(), force)
+    begin(folder, recorded(config), preferences.fingerprint(), force)
     try:
         return _train(folder, checked, preferences, config, title, progress)
     except LoreError:
@@ -155,7 +155,7 @@ def _train(
         counts=asdict(checked.counts),
         warnings=_warnings(checked, parts, caught, embeddings, config),
         encoder=embeddings.fingerprint,
-        config=config.to_json(),
+        config=recorded(config),
         seconds=clock.seconds,
         version=importlib.metadata.version("lore-reward"),
         texts=None if config.redact else preferences,
@@ -164,6 +164,14 @@ def _train(
     write_report(folder, summary)
     finish(folder)
     return TrainOutcome(folder, finding(sweep), sweep, parts)
+
+
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """The arguments of a run, with the settings of its experiment where it is one."""
+    values = config.to_json()
+    if config.experiment is not None:
+        values["settings"] = read_protocol(config.experiment, config.protocol).to_json()
+    return values
 
 
 @contextmanager
@@ -290,7 +298,7 @@ def _prepared(run: str | Path) -> _Prepared:
     state = read_state(folder)["config"]
     if state.get("experiment") == "personalllm":
         raise RunError(f"{run}: its people are simulated; it is repeated whole, by `lore reproduce personalllm`")
-    config = TrainConfig(**state)
+    config = TrainConfig(**{name: value for name, value in state.items() if name != "settings"})
     preferences = load(folder / "preferences.parquet")
     embeddings = Embeddings.load(folder / "embeddings")
     return _Prepared(preferences, embeddings, *_pairs_and_split(preferences, embeddings, config), config)

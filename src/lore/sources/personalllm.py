@@ -3,17 +3,18 @@
 Every reward model becomes a user who rates all responses; `lore.simulate` mixes them into people.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lore.errors import DataError
-from lore.preferences import PreferencesBuilder
-from lore.sources.fields import Row
+from lore.preferences import Findings, PreferencesBuilder
+from lore.sources.fields import Rejected, Row
+from lore.sources.records import Record
 
 MODELS = (
     "gemma_2b",
@@ -68,23 +69,23 @@ class Scored:
     scores: NDArray[np.float64]
 
 
-def scored(records: Iterable[Mapping[str, Any]], name: str) -> Scored:
+def scored(records: Iterable[Record], findings: Findings, name: str) -> Scored:
     """The reward tensor of some rows; `name` is what messages call them.
 
     Raises:
-        DataError: there are no rows, or a prompt or a column of scores is missing.
+        DataError: there are no rows, a row is not a published one, or a column of scores is missing.
     """
     prompts, responses, scores = [], [], []
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record.get("prompt"), str):
-            raise DataError(f"{name}, row {number}: no text in `prompt`; use the published rows")
-        prompts.append(record["prompt"])
-        texts = [record.get(f"response_{at}") for at in range(1, RESPONSES + 1)]
-        responses.append([text if isinstance(text, str) else "" for text in texts])
-        columns = [[record.get(f"response_{at}_{model}") for model in MODELS] for at in range(1, RESPONSES + 1)]
-        own = np.array(columns, dtype=np.float64)  # None becomes NaN
-        own[[text is None for text in texts]] = np.nan
+    for place, record in records:
+        try:
+            prompt, texts, own = _scored(Row(place, record, findings))
+        except Rejected:
+            continue
+        prompts.append(prompt)
+        responses.append(texts)
         scores.append(own)
+    for fault in findings:
+        raise DataError(fault.message)
     if not prompts:
         raise DataError(f"{name}: is empty; give at least one row")
     tensor = np.stack(scores)
@@ -94,3 +95,19 @@ def scored(records: Iterable[Mapping[str, Any]], name: str) -> Scored:
                 f"{name}: no scores by {model} (columns such as response_1_{model}); use the published rows"
             )
     return Scored(prompts, responses, tensor)
+
+
+def _scored(row: Row) -> tuple[str, list[str], NDArray[np.float64]]:
+    """Prompt, responses and scores `[8, 10]` of one row; a response that is not there has no scores."""
+    scores = np.full((RESPONSES, len(MODELS)), np.nan)
+    texts = []
+    for at in range(RESPONSES):
+        name = f"response_{at + 1}"
+        text = row.record.get(name)
+        texts.append("" if text is None else row.checked_text(name, text))
+        for number, model in enumerate(MODELS):
+            column = f"{name}_{model}"
+            score = row.record.get(column)
+            if text is not None and score is not None and score == score:
+                scores[at, number] = row.number(column, None, -math.inf, math.inf)
+    return row.text("prompt"), texts, scores

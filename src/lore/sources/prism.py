@@ -29,8 +29,13 @@ def parse_folder(folder: Path, builder: PreferencesBuilder, findings: Findings) 
 def _parse_conversation(row: Row, builder: PreferencesBuilder) -> None:
     user, dialog = row.identifier("user_id"), row.identifier("conversation_id")
     turns: dict[int, list[Mapping[str, Any]]] = {}
-    for utterance in row.required("conversation_history"):
-        turns.setdefault(int(utterance["turn"]), []).append(utterance)
+    said_at_all = row.required("conversation_history")
+    if not isinstance(said_at_all, list) or not all(map(_is_utterance, said_at_all)):
+        raise row.fail(
+            "`conversation_history` is not a list of utterances with turn, role and content", "use the published rows"
+        )
+    for utterance in said_at_all:
+        turns.setdefault(utterance["turn"], []).append(utterance)
     history: list[Turn] = []
     for number in sorted(turns):
         said = [entry for entry in turns[number] if entry["role"] == "user"]
@@ -48,3 +53,7 @@ def _parse_conversation(row: Row, builder: PreferencesBuilder) -> None:
                 builder.compare(user, rows[0], rows[1], row.place)
                 builder.keep({"turn": number})
         history.append(reply)
+
+
+def _is_utterance(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() >= {"turn", "role", "content"} and type(value["turn"]) is int
