@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-MATHEMATICS := src/lore/simplex.py,src/lore/objective.py,src/lore/optimize.py,src/lore/descent.py,src/lore/charts.py,src/lore/gaussian.py
+MATHEMATICS := src/lore/simplex.py,src/lore/objective.py,src/lore/optimize.py,src/lore/descent.py,src/lore/charts.py,src/lore/gaussian.py,src/lore/recipe.py
 
 .PHONY: demo test lint soak clean
 

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from conftest import random_pairs
 from lore import recipe
+from lore.errors import ShapeError
 from lore.objective import penalty
 from lore.simplex import from_logits
 
@@ -83,3 +85,9 @@ def test_alternating_adam_moves_weights_first_and_the_basis_after() -> None:
 def test_the_strength_is_ramped_up_between_a_fifth_and_four_fifths() -> None:
     values = [recipe.ramp(2.0, step, 10) for step in range(11)]
     assert values == [0.0, 0.0, 0.0, 2 / 6, 4 / 6, 1.0, 8 / 6, 10 / 6, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("users", [[], [torch.zeros(0, 3)], [torch.ones(2, 3), torch.ones(2, 4)], [torch.ones(3)]])
+def test_tensors_that_are_no_pairs_are_refused(users: list[torch.Tensor]) -> None:
+    with pytest.raises(ShapeError, match=r"must be \[pairs, dim\] of one dim"):
+        recipe.packed(users)
