@@ -1,6 +1,7 @@
 """`lore reproduce`: the paper's experiments, from the real data sets."""
 
 import importlib.metadata
+import logging
 import math
 import secrets
 from collections.abc import Iterable, Mapping
@@ -103,6 +104,9 @@ def _download(experiment: Experiment, hub: str) -> Any:
         import huggingface_hub
     except ImportError:
         raise MissingExtra("datasets", "data") from None
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it tells of every attempt; the last one is told below
     try:
         if experiment == "prism":
             return Path(huggingface_hub.hf_hub_download(hub, "conversations.jsonl", repo_type="dataset")).parent
