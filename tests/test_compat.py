@@ -169,26 +169,17 @@ def test_alternating_training_ends_where_the_original_did_and_pruned_weights_sum
     assert not model.eval().training
 
 
-@pytest.mark.parametrize("golden", ["solve_regularized"], indirect=True)
-def test_the_joint_solver_ends_where_the_original_did(golden) -> None:
+@pytest.mark.parametrize("golden", ["solve_regularized", "solve_regularized_simplex"], indirect=True)
+def test_the_solvers_end_where_the_originals_did(golden, request: pytest.FixtureRequest) -> None:
+    solve = getattr(compat, request.node.callspec.params["golden"])
     torch.manual_seed(int(golden["seed"]))
     reference, alpha, rank = torch.from_numpy(golden["V_sft"]), float(golden["alpha"]), int(golden["K"])
     steps, rate = int(golden["num_iterations"]), float(golden["learning_rate"])
-    weights, basis = compat.solve_regularized(reference, alpha, ragged(golden), rank, steps, rate)
-    np.testing.assert_allclose(weights.detach().numpy(), golden["W"], atol=1e-3)
-    np.testing.assert_allclose(basis.numpy(), golden["V"], atol=1e-3)
-
-
-@pytest.mark.parametrize("golden", ["solve_regularized_simplex"], indirect=True)
-def test_the_alternating_solver_ends_where_the_original_did_at_any_size(golden) -> None:
-    torch.manual_seed(int(golden["seed"]))
-    reference, alpha, rank = torch.from_numpy(golden["V_sft"]), float(golden["alpha"]), int(golden["K"])
-    steps, rate = int(golden["num_iterations"]), float(golden["learning_rate"])
-    weights, basis = compat.solve_regularized_simplex(reference, alpha, ragged(golden), rank, steps, rate)
+    weights, basis = solve(reference, alpha, ragged(golden), rank, steps, rate)
     np.testing.assert_allclose(weights.detach().numpy(), golden["W"], atol=1e-3)
     np.testing.assert_allclose(basis.numpy(), golden["V"], atol=1e-3)
     short = [own[:, :7] for own in ragged(golden)]
-    assert compat.solve_regularized_simplex(reference[:7], alpha, short, rank, 5, rate)[1].shape == (7, 2)
+    assert solve(reference[:7], alpha, short, rank, 5, rate)[1].shape == (7, 2)  # of any size
 
 
 @pytest.mark.parametrize("golden", ["evaluate"], indirect=True)
