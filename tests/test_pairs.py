@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from conftest import HashEncoder, random_pairs, small_rows
 from lore.embedding import encode
 from lore.errors import ConfigError, DataError, ShapeError
-from lore.pairs import Pairs, split
+from lore.pairs import Pairs, Split, split
 from lore.sources import load
 
 
@@ -28,6 +29,24 @@ def rating_rows(users: int = 8, items: int = 20, *, prompt: bool = False) -> lis
         for user in range(users)
         for item in range(items)
     ]
+
+
+def test_a_split_is_written_and_read_back(planted: Pairs) -> None:
+    for by in ("group", "user"):
+        parts = split(planted, seed=4, by=by)
+        again = Split.from_json(json.loads(json.dumps(parts.to_json())), planted)
+        assert again.to_json() == parts.to_json()
+        for name, part in parts.parts().items():
+            assert torch.equal(again.parts()[name].differences(), part.differences())
+            assert torch.equal(again.parts()[name].user, part.user)
+
+
+def test_a_split_of_other_pairs_is_refused(planted: Pairs) -> None:
+    state = split(planted).to_json()
+    others = (planted.select(torch.arange(5)), planted.of_users(torch.arange(3)), replace(planted, comparison=None))
+    for other in others:
+        with pytest.raises(DataError, match="of other data"):
+            Split.from_json(state, other)
 
 
 def test_differences_and_rows_give_the_same_projection() -> None:

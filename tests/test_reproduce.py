@@ -44,7 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in ("lore.reproduce", "lore.train"):
         monkeypatch.setattr(f"{module}.read_protocol", read_small)
-    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda _: HashEncoder(reference=torch.ones(26)))
+    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder(reference=torch.ones(26)))
 
 
 def personalllm_rows(prompts: int, first: int) -> list[dict[str, Any]]:
@@ -249,6 +249,26 @@ def test_prism_is_reproduced_with_dialogs_whole_on_one_side(tmp_path: Path, prot
     again = reproduce("prism", tmp_path / "again", data=data, protocol=protocol, seed=7).split
     assert again.to_json()["seen_users"] == parts.to_json()["seen_users"]  # the published seed of the split
     assert report_of(tmp_path / "run")["config"]["experiment"] == "prism"
+
+
+def test_a_split_that_was_saved_is_used_again(tmp_path: Path) -> None:
+    data = written(tmp_path / "data", conversations=prism_lines())
+    first = reproduce("prism", tmp_path / "run", data=data).split
+    state = json.loads((tmp_path / "run" / "split.json").read_text())
+    # What the file says counts, not what would be drawn: one comparison goes from test to training.
+    state["comparisons"]["seen_train"].append(state["comparisons"]["seen_test"].pop(0))
+    (tmp_path / "mine.json").write_text(json.dumps(state))
+    again = reproduce("prism", tmp_path / "again", data=data, split_file=tmp_path / "mine.json").split
+    assert again.to_json()["comparisons"] == state["comparisons"]
+    assert len(again.seen_train) == len(first.seen_train) + 1
+    (tmp_path / "run" / "split.json").write_text(json.dumps(state))
+    steps = evaluate_step(tmp_path / "run")["seen_train"]  # the steps use it again, too
+    assert int(steps.pairs) == len(first.seen_train) + 1
+    other = written(tmp_path / "other", conversations=prism_lines(people=14))
+    with pytest.raises(DataError, match="is not the split of these data"):
+        reproduce("prism", tmp_path / "third", data=other, split_file=tmp_path / "mine.json")
+    with pytest.raises(ConfigError, match="simulates its people"):
+        reproduce("personalllm", tmp_path / "fourth", split_file=tmp_path / "mine.json")
 
 
 def test_prism_cannot_be_told_apart_by_form_and_the_originals_rendering_of_it_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import HashEncoder, small_rows
+from lore.embedding import Embeddings
 from lore.errors import ConfigError, DataError, MissingExtra, RunError, UnknownUser
 from lore.fit import FitConfig
 from lore.personalize import fit_weights
@@ -21,7 +22,7 @@ CONFIG = TrainConfig(ranks=(1, 2), unseen=0.25)
 @pytest.fixture(autouse=True)
 def quick_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("lore.embedding.store", "lore.rewards"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda _: HashEncoder())
+        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
 
 
 def rows_of(path: Path):
@@ -162,9 +163,11 @@ def test_a_run_of_something_else_is_refused_unless_forced_and_embeddings_are_kep
     for reading in (first, more):
         with pytest.raises(RunError, match="--force"):
             train(reading, tmp_path / "run", CONFIG)
-    shards = len(list((tmp_path / "run" / "embeddings").glob("shard*")))
+    before = Embeddings.load(tmp_path / "run" / "embeddings")
     train(more, tmp_path / "run", CONFIG, force=True)
-    assert len(list((tmp_path / "run" / "embeddings").glob("shard*"))) == shards + 1
+    after = Embeddings.load(tmp_path / "run" / "embeddings")
+    assert len(after) == more.preferences.rows > len(before)
+    assert torch.equal(after.vectors[after.rows(first.preferences)], before.vectors[before.rows(first.preferences)])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(RunError, match="not a RUN folder"):

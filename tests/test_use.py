@@ -30,7 +30,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run in which even users like long responses and odd ones short ones."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("lore.embedding.store", "lore.rewards"):
-            patch.setattr(f"{module}.load_encoder", lambda _: HashEncoder())
+            patch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
         folder = tmp_path_factory.mktemp("use") / "run"
         yield train(read(small_rows(users=24)), folder, TrainConfig(ranks=(1, 2), unseen=0.25)).folder
 

@@ -15,6 +15,7 @@ import typer
 from lore.errors import ConfigError, DataError, LoreError
 
 if TYPE_CHECKING:
+    from lore.embedding import EncoderOptions
     from lore.evaluate import Result
     from lore.preferences import FormatName
     from lore.progress import Progress
@@ -51,6 +52,15 @@ class SplitName(StrEnum):
     user = "user"
 
 
+class LongChoice(StrEnum):
+    """What happens to a conversation that is longer than the limit."""
+
+    error = "error"
+    drop = "drop"
+    left = "left"
+    right = "right"
+
+
 class ProtocolChoice(StrEnum):
     """How an experiment is run."""
 
@@ -77,11 +87,34 @@ RejectedColumn = Annotated[str | None, typer.Option(help="The column that holds 
 EncoderName = Annotated[
     str, typer.Option("--encoder", help="minilm (reads responses alone), or a reward model's id or folder.")
 ]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Tokens of a conversation at most.", show_default="the model's limit")
+]
+OnLong = Annotated[
+    LongChoice | None,
+    typer.Option(
+        "--on-long",
+        help="A longer one: refuse, drop its comparisons, or cut that end.",
+        show_default="error; right for sentence encoders",
+    ),
+]
+Encoding = Annotated[
+    list[str],
+    typer.Option(
+        "--encoding",
+        metavar="NAME=VALUE",
+        help="Another choice of EncoderOptions; may be repeated.",
+        show_default=False,
+    ),
+]
 Ranks = Annotated[str, typer.Option(help="Ranks to compare, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of split, draws and fits.", min=0, max=2**63 - 1)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is in RUN; embeddings are kept.")]
 Family = Annotated[FamilyName, typer.Option(help="Of the personal models.")]
 SplitBy = Annotated[SplitName, typer.Option("--split", help="Hold out groups (prompts), or each user's own groups.")]
+SplitFile = Annotated[
+    Path | None, typer.Option(help="The split.json of a run on the same data, to split alike.", show_default=False)
+]
 Unseen = Annotated[float, typer.Option(help="Share of users kept out of learning the basis.")]
 Test = Annotated[float, typer.Option(help="Share of groups held out.")]
 PairsPerUser = Annotated[int, typer.Option(help="Pairs drawn from a user's ratings, in each part.")]
@@ -167,10 +200,14 @@ def train(
     data: Data,
     out: Out,
     encoder: EncoderName = "minilm",
+    max_length: MaxLength = None,
+    on_long: OnLong = None,
+    encoding: Encoding = [],  # noqa: B006 - typer copies it
     family: Family = FamilyName.simplex,
     ranks: Ranks = "0,1,2,4,8",
     seed: Seed = 0,
     split: SplitBy = SplitName.group,
+    split_file: SplitFile = None,
     unseen: Unseen = 0.2,
     test: Test = 0.3,
     pairs_per_user: PairsPerUser = 200,
@@ -196,6 +233,8 @@ def train(
         test=test,
         pairs_per_user=pairs_per_user,
         redact=redact,
+        split_file=None if split_file is None else str(split_file),
+        encoding=_encoding(max_length, on_long, encoding),
     )
     reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
     with _progress() as progress:
@@ -209,8 +248,16 @@ def train(
 @app.command()
 def embed(
     data: Data,
-    out: Out,
+    out: Out = Path("runs/embedded"),
     encoder: EncoderName = "minilm",
+    max_length: MaxLength = None,
+    on_long: OnLong = None,
+    encoding: Encoding = [],  # noqa: B006 - typer copies it
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it will cost; write nothing.")] = False,
+    list_to: Annotated[
+        Path | None,
+        typer.Option("--list", help="Write the conversations to a .jsonl file instead, to embed them elsewhere."),
+    ] = None,
     family: Family = FamilyName.simplex,
     seed: Seed = 0,
     split: SplitBy = SplitName.group,
@@ -225,18 +272,34 @@ def embed(
     rejected_column: RejectedColumn = None,
 ) -> None:
     """Begin a RUN folder and embed every conversation once."""
-    from lore.train import TrainConfig, embed_step
+    from lore.train import TrainConfig, conversation_lines, embed_step, plan_step
 
     config = TrainConfig(
-        encoder, family.value, seed=seed, by=split.value, unseen=unseen, test=test, pairs_per_user=pairs_per_user
+        encoder,
+        family.value,
+        seed=seed,
+        by=split.value,
+        unseen=unseen,
+        test=test,
+        pairs_per_user=pairs_per_user,
+        encoding=_encoding(max_length, on_long, encoding),
     )
     reading = _read(data, format, _columns(user_column, prompt_column, chosen_column, rejected_column))
     _refuse_fatal(reading)
+    if list_to is not None:
+        from lore.files import write_text
+
+        write_text(list_to, conversation_lines(reading.preferences))
+        typer.echo(f"{reading.preferences.rows:,} conversations in {list_to}")
+        return
+    if plan:
+        typer.echo(plan_step(reading.preferences, out, config).message())
+        return
     with _progress() as progress:
         embeddings = embed_step(reading.preferences, out, config, force=force, progress=progress)
-    typer.echo(
-        f"{len(embeddings.index):,} conversations of {embeddings.vectors.shape[1]} numbers in {out / 'embeddings'}"
-    )
+    typer.echo(f"{len(embeddings):,} conversations of {embeddings.vectors.shape[1]} numbers in {out / 'embeddings'}")
+    if message := embeddings.too_long(reading.preferences).message():
+        typer.echo(message)
 
 
 @app.command()
@@ -351,7 +414,11 @@ def reproduce(
         float | None, typer.Option(help="Dirichlet parameter of the people (personalllm).", show_default="0.1")
     ] = None,
     encoder: EncoderName = "minilm",
+    max_length: MaxLength = None,
+    on_long: OnLong = None,
+    encoding: Encoding = [],  # noqa: B006 - typer copies it
     seed: Annotated[int | None, typer.Option(help="0, drawn by the original protocol.", show_default=False)] = None,
+    split_file: SplitFile = None,
     force: Force = False,
 ) -> None:
     """The paper's experiments, from the real data sets."""
@@ -366,7 +433,9 @@ def reproduce(
             protocol=protocol.value,
             concentration=concentration,
             encoder=encoder,
+            encoding=_encoding(max_length, on_long, encoding),
             seed=seed,
+            split_file=split_file,
             force=force,
             progress=progress,
         )
@@ -400,6 +469,23 @@ def _refuse_fatal(reading: "Reading") -> None:
 def _columns(user: str | None, prompt: str | None, chosen: str | None, rejected: str | None) -> dict[str, str]:
     named = {"user_id": user, "prompt": prompt, "chosen": chosen, "rejected": rejected}
     return {name: column for name, column in named.items() if column is not None}
+
+
+def _encoding(max_length: int | None, on_long: LongChoice | None, more: Sequence[str]) -> "EncoderOptions":
+    """The options of the encoder; values are JSON, or plain words."""
+    from lore.embedding import EncoderOptions
+
+    given: dict[str, Any] = {"max_length": max_length, "on_long": on_long.value if on_long else None}
+    known = EncoderOptions.__dataclass_fields__
+    for text in more:
+        name, equals, value = text.partition("=")
+        if name not in known or not equals:
+            raise ConfigError(f"--encoding must be NAME=VALUE with a name of {', '.join(known)}, got {text!r}")
+        try:
+            given[name] = json.loads(value)
+        except json.JSONDecodeError:
+            given[name] = value
+    return EncoderOptions(**given)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lore.embedding import Embeddings
+from lore.embedding.tokens import DROPPED
 from lore.errors import ConfigError, DataError, ShapeError
 from lore.objective import working_dtype
 from lore.preferences import Preferences, text_of
@@ -59,6 +60,7 @@ class Pairs:
         response: equal for rows with the same response text, `[rows]`.
         length: characters of the response, `[rows]`, or None where it is not known.
         ratings: where the pairs were drawn from ratings, those.
+        comparison: number of the comparison that each pair was made from, `[pairs]`; None for those drawn from ratings.
     """
 
     vectors: Tensor
@@ -72,6 +74,7 @@ class Pairs:
     response: Tensor
     length: Tensor | None = None
     ratings: RatedRows | None = None
+    comparison: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -95,7 +98,7 @@ class Pairs:
     def from_embeddings(
         cls, preferences: Preferences, embeddings: Embeddings, *, pairs_per_user: int = 200, seed: int = 0
     ) -> "Pairs":
-        """Pairs of a table whose conversations have been embedded.
+        """Pairs of a table whose conversations have been embedded, but for those with one that was dropped as too long.
 
         Args:
             preferences: comparisons, or ratings, of which at most `pairs_per_user` strict pairs a user are drawn.
@@ -109,26 +112,33 @@ class Pairs:
         rows = embeddings.rows(preferences)
         lengths = torch.tensor([len(text_of(turns)) for turns in preferences.responses])
         row_response = torch.from_numpy(preferences.row_response)
-        in_order = len(rows) == len(embeddings.vectors) and bool((rows == torch.arange(len(rows))).all())
+        place, size = _places(embeddings.vectors, rows)
         table = cls(
-            vectors=embeddings.vectors if in_order else embeddings.vectors[rows],
-            chosen=torch.from_numpy(preferences.chosen),
-            rejected=torch.from_numpy(preferences.rejected),
+            vectors=embeddings.vectors if size == len(embeddings.vectors) else embeddings.vectors[rows],
+            chosen=place[torch.from_numpy(preferences.chosen)],
+            rejected=place[torch.from_numpy(preferences.rejected)],
             user=torch.from_numpy(preferences.user),
             weight=torch.from_numpy(preferences.weight).float(),
             label=torch.from_numpy(preferences.label).float(),
             users=tuple(preferences.users),
-            group=torch.from_numpy(preferences.row_group),
-            response=row_response,
-            length=lengths[row_response].float(),
+            group=_placed(torch.from_numpy(preferences.row_group), place, size),
+            response=_placed(row_response, place, size),
+            length=_placed(lengths[row_response].float(), place, size),
+            comparison=torch.arange(len(preferences)),
         )
+        dropped = _placed(embeddings.status[rows] == DROPPED, place, size)
         if preferences.ratings is None:
-            return table.select(torch.from_numpy(preferences.chosen != preferences.rejected))
+            strict = table.chosen != table.rejected
+            return table.select(strict & ~dropped[table.chosen] & ~dropped[table.rejected])
+        row = place[torch.from_numpy(preferences.ratings.row)]
+        kept = ~dropped[row]
         rated = RatedRows(
-            user=torch.from_numpy(preferences.ratings.user),
-            row=torch.from_numpy(preferences.ratings.row),
-            rating=torch.from_numpy(preferences.ratings.rating),
-            prompt=None if preferences.ratings.across else torch.from_numpy(preferences.row_prompt),
+            user=torch.from_numpy(preferences.ratings.user)[kept],
+            row=row[kept],
+            rating=torch.from_numpy(preferences.ratings.rating)[kept],
+            prompt=None
+            if preferences.ratings.across
+            else _placed(torch.from_numpy(preferences.row_prompt), place, size),
             pairs_per_user=pairs_per_user,
             seed=seed,
         )
@@ -200,6 +210,7 @@ class Pairs:
             users=names,
             group=own if group is None else group,
             response=own,
+            comparison=torch.arange(len(user), device=device),
         )
 
     def differences(self) -> Tensor:
@@ -217,6 +228,7 @@ class Pairs:
             user=self.user[index],
             weight=self.weight[index],
             label=self.label[index],
+            comparison=None if self.comparison is None else self.comparison[index],
         )
 
     def sample(self, most: int) -> "Pairs":
@@ -280,6 +292,7 @@ class Pairs:
             user=user,
             weight=self.like.new_ones(len(user)),
             label=self.like.new_ones(len(user)),
+            comparison=None,
         )
 
     def shots(self, shots: int, seed: int) -> "Pairs":
@@ -290,6 +303,20 @@ class Pairs:
         first = (self.counts.cumsum(0) - self.counts)[self.user[order]]
         position = torch.arange(len(self), device=self.user.device) - first
         return self.select(order[position < shots].sort().values)
+
+
+def _places(vectors: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+    """Where the rows of a table will lie, and in how many: packed, or in a store above 1 GiB where they are."""
+    if len(rows) * vectors.shape[1] * vectors.element_size() > _COPIED or torch.equal(rows, torch.arange(len(vectors))):
+        return rows, len(vectors)
+    return torch.arange(len(rows)), len(rows)
+
+
+def _placed(values: Tensor, place: Tensor, size: int) -> Tensor:
+    """Values of rows at their places, `[size]`; one more than the largest where there is no row."""
+    spread = torch.full((size,), 1 + int(values.max()) if len(values) else 0, dtype=values.dtype)
+    spread[place] = values
+    return spread
 
 
 def _check_index(name: str, index: Tensor, limit: int, pairs: int) -> None:
@@ -381,14 +408,39 @@ class Split:
         return {name: getattr(self, name) for name in PART_NAMES}
 
     def to_json(self) -> dict[str, object]:
-        """Users, test groups and counts, as JSON values."""
+        """Users, counts, and where there are any the numbers of the comparisons in each part, as JSON values."""
+        numbers = {name: part.comparison for name, part in self.parts().items()}
         return {
             "seen_users": list(self.seen_train.users),
             "unseen_users": list(self.unseen_shots.users),
             "pairs": {name: len(part) for name, part in self.parts().items()},
+            "comparisons": {name: None if own is None else own.tolist() for name, own in numbers.items()},
             "dropped": self.dropped,
             "shared_groups": self.shared,
         }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], pairs: Pairs) -> "Split":
+        """The split that `to_json` described, of the pairs it was made from.
+
+        Raises:
+            DataError: it is of other pairs, or of ratings, whose pairs are drawn anew.
+        """
+        other = DataError("the split is of other data, or of ratings, whose pairs are drawn anew; leave it out")
+        if pairs.comparison is None:
+            raise other
+        people = {user: row for row, user in enumerate(pairs.users)}
+        position = {number: row for row, number in enumerate(pairs.comparison.tolist())}
+        parts = {}
+        try:
+            for name in PART_NAMES:
+                users = values["seen_users" if name.startswith("seen") else "unseen_users"]
+                kept = torch.tensor([people[user] for user in users], dtype=torch.long)
+                rows = torch.tensor([position[number] for number in values["comparisons"][name]], dtype=torch.long)
+                parts[name] = pairs.select(rows).of_users(kept)
+            return cls(**parts, dropped=int(values["dropped"]), shared=int(values["shared_groups"]))
+        except (KeyError, TypeError, ValueError):
+            raise other from None
 
 
 def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, by: SplitBy = "group") -> Split:

@@ -37,6 +37,11 @@ def as_said(turns: Turns, role: str) -> Said:
     return turns[0][1] if len(turns) == 1 and turns[0][0] == role else turns
 
 
+def as_json(turns: Turns) -> list[dict[str, str]]:
+    """Turns in the form of chat messages."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def _as_turns(said: Said, role: str) -> Turns:
     return ((role, said),) if isinstance(said, str) else said
 

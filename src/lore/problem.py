@@ -12,7 +12,7 @@ from lore import simplex
 from lore.basis import RewardBasis
 from lore.charts import Chart, Polar, Spectrum, Straight, spectrum
 from lore.descent import Minimum, descend
-from lore.objective import Average, Likelihood, PenaltyKind, ValueAndGradient, pair_shares, penalty
+from lore.objective import Average, Likelihood, PenaltyKind, ValueAndGradient, pair_curvature, pair_shares, penalty
 from lore.optimize import SimplexPrior, UserChoices, simplex_weights
 from lore.pairs import Pairs
 
@@ -20,6 +20,7 @@ _ROUNDS = 5  # of fitting with a population and taking the mean of the weights a
 _SETTLED = 1e-3  # change of the population, summed over directions, at which the rounds end
 _CERTAIN = 1e-3  # bound of the error of a convex fit at which it ends, relative to the tolerance
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
+_LEAST_CURVATURE = 1e-3  # of the loss by a margin at temperature 1, which is nil where all choices are certain
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
@@ -152,6 +153,7 @@ class SimplexProblem:
         self.population = simplex.uniform(1, rank, pairs.like)[0].double()
         self.weights: Tensor | None = None
         self.inner = 1e-3 * INNER_TOLERANCE
+        self.curvature = 0.25 / temperature**2  # mean one of the loss by a margin, at the last evaluation
 
     def run(self, job: Job[Answer]) -> Answer:
         """What a job of this problem returns."""
@@ -183,6 +185,8 @@ class SimplexProblem:
     def evaluate(self, basis: Tensor) -> Job[ValueAndGradient]:
         """The objective and its gradient at a basis `[dim, rank]`, with everybody's weights at their best."""
         loss, margin, weights = yield from self.loss(basis)
+        curvature = self.likelihood.share @ pair_curvature(margin, self.likelihood.temperature)
+        self.curvature = max(float(curvature), _LEAST_CURVATURE / self.likelihood.temperature**2)
         gradient = yield Transpose(self.likelihood.slopes(margin, weights))
         drawn = penalty(basis, self.penalties.reference, self.penalties.strength, self.penalties.kind)
         return ValueAndGradient(loss + drawn.value + self.shrinkage(self.population), gradient + drawn.gradient)
@@ -227,10 +231,9 @@ class SimplexProblem:
         ]
 
     def chart(self, basis: Tensor, found: Spectrum) -> Chart:
-        """Coordinates for a descent that begins at `basis`."""
+        """Coordinates for a descent that begins at `basis`, which was evaluated last."""
         rank, penalties = basis.shape[1], self.penalties
-        # Choices are uncertain (a curvature of 0.2 at most, nearly) and weights between uniform and one of the corners.
-        curvature = 0.2 / (self.likelihood.temperature**2 * rank**1.5)
+        curvature = self.curvature / rank**1.5  # weights between uniform and one of the corners
         if penalties.kind == "distance":
             return Straight.of(found, curvature, penalties.strength)
         length = float(basis.norm(dim=0).mean())
@@ -262,12 +265,12 @@ class SimplexProblem:
     ) -> Job[Minimum]:
         """Minimize with the population as it is."""
         self.inner = INNER_TOLERANCE * tolerance
+        basis, lowest, history = start, math.inf, list[float]()
+        value, gradient = yield from self.evaluate(start)
         chart = self.chart(start, found)
         descent = descend(chart.coordinates(start), tolerance, max_iterations)
-        point, lowest, history = next(descent), math.inf, list[float]()
+        point = next(descent)
         while True:
-            basis = chart.basis(point)
-            value, gradient = yield from self.evaluate(basis)
             if value < lowest:
                 lowest = float(value)
                 reached(basis, self.population)
@@ -278,6 +281,8 @@ class SimplexProblem:
                 point = descent.send(ValueAndGradient(value, chart.pulled_back(point, gradient)))
             except StopIteration as stopped:
                 return replace(stopped.value, point=chart.basis(stopped.value.point))
+            basis = chart.basis(point)
+            value, gradient = yield from self.evaluate(basis)
 
     def gap(self, minimum: Minimum) -> Job[float]:
         """How far from a minimum, relative to the objective: a bound where the problem is strongly convex.

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lore.check import Counts
-from lore.embedding import encode
+from lore.embedding import EncoderOptions, encode
 from lore.errors import ConfigError, DataError, LoreError, MissingExtra, RunError
 from lore.experiments import Experiment, Protocol, ProtocolName, read_protocol
 from lore.files import write_json
@@ -46,7 +46,9 @@ def reproduce(
     protocol: ProtocolName = "lore",
     concentration: float | None = None,
     encoder: str = "minilm",
+    encoding: EncoderOptions | None = None,
     seed: int | None = None,
+    split_file: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> TrainOutcome:
@@ -61,8 +63,10 @@ def reproduce(
             (personalllm), instead of an encoder.
         protocol: "lore", converged and validated, or "original", the published number of steps and rates.
         concentration: Dirichlet parameter of the simulated people, instead of the 0.1 of the settings (personalllm).
-        encoder: "minilm", or the id or folder of a reward model.
+        encoder: what `lore.embedding.load_encoder` takes.
+        encoding: how it encodes.
         seed: of people, splits and fits; 0 by default, drawn by "original", which has none.
+        split_file: the `split.json` of another run of the experiment, whose split to take (prism, tldr).
         force: replace what is in `out`.
         progress: told of every step.
 
@@ -78,8 +82,18 @@ def reproduce(
         if not 0 < concentration < math.inf:
             raise ConfigError(f"`concentration` must be a positive number, got {concentration}")
         settings = replace(settings, sampling=settings.sampling | {"concentration": concentration})
-    config = TrainConfig(encoder=encoder, ranks=settings.ranks, seed=seed, experiment=experiment, protocol=protocol)
+    config = TrainConfig(
+        encoder=encoder,
+        ranks=settings.ranks,
+        seed=seed,
+        split_file=None if split_file is None else str(split_file),
+        encoding=encoding or EncoderOptions(),
+        experiment=experiment,
+        protocol=protocol,
+    )
     if experiment == "personalllm":
+        if split_file is not None:
+            raise ConfigError("`split_file` is for prism and tldr; personalllm simulates its people from the seed")
         source = _Source(data, None if embeddings is None else Path(embeddings))
         return _personalllm(source, Path(out), config, settings, force=force, progress=progress)
     if embeddings is not None or concentration is not None:
@@ -193,7 +207,7 @@ def _personalllm(
     clock = Clock()
     try:
         with clock.phase("embed"):
-            table = _table(rows, source.embeddings, folder, config.encoder, progress)
+            table = _table(rows, source.embeddings, folder, config, progress)
         parts = _parts(table, settings.sampling, config.seed)
         write_json(folder / "split.json", parts.to_json())
         with clock.phase("fit"), noted() as caught:
@@ -203,6 +217,7 @@ def _personalllm(
         raise
     version = importlib.metadata.version("lore-reward")
     provenance = {"data": settings.hub, "seed": config.seed, "encoder_argument": config.encoder}
+    provenance["encoder_options"] = config.encoding.to_json()
     basis = replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=provenance)
     basis.save(folder / "model")
     people = (*parts.seen_train.users, *parts.unseen_shots.users)
@@ -254,7 +269,7 @@ def _warnings(table: _Table, config: TrainConfig) -> list[str]:
 
 
 def _table(
-    rows: Mapping[str, Scored], embeddings: Path | None, folder: Path, encoder: str, progress: Progress
+    rows: Mapping[str, Scored], embeddings: Path | None, folder: Path, config: TrainConfig, progress: Progress
 ) -> _Table:
     """Prompts that are in the test split, then those of training that are not; each once, with a scored response."""
     known: set[str] = set()
@@ -273,7 +288,7 @@ def _table(
         vectors, reference = _given(embeddings, rows, kept)
         made_by: Mapping[str, str | int] = {"encoder": "given files", "dtype": str(vectors.dtype)}
     else:
-        vectors, reference, made_by = _encoded(rows, kept, folder, encoder, progress)
+        vectors, reference, made_by = _encoded(rows, kept, folder, config, progress)
     return _Table(
         scores=scores,
         vectors=vectors,
@@ -305,7 +320,7 @@ def _given(folder: Path, rows: Mapping[str, Scored], kept: Mapping[str, list[int
             )
         if not bool(vectors.isfinite().all()):
             raise DataError(f"{path}: embeddings must be finite; make them again")
-        parts.append(vectors.view(-1, RESPONSES, vectors.shape[1])[kept[split]].flatten(0, 1))
+        parts.append(vectors.float().view(-1, RESPONSES, vectors.shape[1])[kept[split]].flatten(0, 1))
     if parts[0].shape[1] != parts[1].shape[1]:
         raise DataError(f"{folder}: train and test have {parts[0].shape[1]} and {parts[1].shape[1]} numbers a row")
     if reference is not None and (len(reference) != parts[0].shape[1] or not bool(reference.isfinite().all())):
@@ -314,7 +329,7 @@ def _given(folder: Path, rows: Mapping[str, Scored], kept: Mapping[str, list[int
 
 
 def _encoded(
-    rows: Mapping[str, Scored], kept: Mapping[str, list[int]], folder: Path, encoder: str, progress: Progress
+    rows: Mapping[str, Scored], kept: Mapping[str, list[int]], folder: Path, config: TrainConfig, progress: Progress
 ) -> tuple[Tensor, Tensor | None, Mapping[str, str | int]]:
     builder = PreferencesBuilder(Origin())
     for split in _SPLITS:
@@ -322,7 +337,7 @@ def _encoded(
             for response in rows[split].responses[number]:
                 builder.row(rows[split].prompts[number], response)
     mentioned, preferences = builder.rows(), builder.build()
-    found = encode(preferences, encoder, folder / "embeddings", progress=progress)
+    found = encode(preferences, config.encoder, folder / "embeddings", options=config.encoding, progress=progress)
     return found.vectors[found.rows(preferences)[torch.from_numpy(mentioned)]], found.reference, found.fingerprint
 
 

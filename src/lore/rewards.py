@@ -56,7 +56,7 @@ class PersonalRewards:
     def load(cls, folder: str | Path) -> "PersonalRewards":
         """From a RUN folder."""
         run = Run.load(folder)
-        return cls(run, load_encoder(run.encoder))
+        return cls(run, load_encoder(run.encoder, run.options))
 
     def weights(self, user: str | None) -> tuple[Tensor, bool]:
         """Weights `[columns]` for a person, and whether they are the person's own or the population's."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lore.basis import RewardBasis
+from lore.embedding import EncoderOptions
 from lore.errors import DataError, RunError, UnknownUser
 from lore.files import read_json, replacing, write_json
 
@@ -106,6 +107,7 @@ class Run:
         users: row of the weights for each id.
         weights: `[users, columns]`.
         encoder: what to give to `load_encoder`.
+        options: with which options.
     """
 
     folder: Path
@@ -113,6 +115,7 @@ class Run:
     users: dict[str, int] = field(repr=False)
     weights: Tensor = field(repr=False)
     encoder: str = "minilm"
+    options: EncoderOptions = field(default_factory=EncoderOptions)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
@@ -135,7 +138,8 @@ class Run:
         if weights.shape != (len(ids), basis.columns):
             raise RunError(f"{path / 'users'}: does not belong to the model beside it; restore it or train again")
         encoder = str(basis.provenance.get("encoder_argument", "minilm"))
-        return cls(path, basis, {user: row for row, user in enumerate(ids)}, weights, encoder)
+        options = EncoderOptions(**basis.provenance.get("encoder_options", {}))
+        return cls(path, basis, {user: row for row, user in enumerate(ids)}, weights, encoder, options)
 
     def weights_of(self, user: str) -> Tensor:
         """A known person's weights, `[columns]`.

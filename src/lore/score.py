@@ -39,8 +39,8 @@ def score_file(run: str | Path, data: str | Path, *, progress: Progress = silent
     if faults or not users:
         raise DataError(faults[0] if faults else f"{data}: is empty; give at least one row")
     table = builder.build()
-    embeddings = encode(table, known.encoder, known.folder / "embeddings", progress=progress)
-    vectors = embeddings.vectors[embeddings.rows(table)]
+    embeddings = encode(table, known.encoder, known.folder / "embeddings", options=known.options, progress=progress)
+    vectors = embeddings.vectors[embeddings.rows(table)].float()
     coordinates, common = known.basis.coordinates(vectors), known.basis.common_rewards(vectors)
     population = known.basis.population.to(known.weights)
     weights = torch.stack([known.weights[known.users[user]] if user in known.users else population for user in users])

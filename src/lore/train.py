@@ -1,11 +1,12 @@
 """`lore train`, whole and in steps: check, embed, split, fit, personalize, evaluate, report."""
 
 import importlib.metadata
+import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from lore.basis import Family, RewardBasis
 from lore.check import CheckReport, check
-from lore.embedding import Embeddings, encode
+from lore.embedding import EmbeddingPlan, Embeddings, EncoderOptions, encode, load_encoder, plan
+from lore.embedding.store import TooLong
 from lore.errors import ConfigError, ConvergenceWarning, DataError, LoreError, RunError
 from lore.evaluate import Accuracy, Result, Sweep, accuracy, run_sweep
 from lore.experiments import Experiment, ProtocolName, experiment_split, read_protocol
-from lore.files import write_json
+from lore.files import read_json, write_json
 from lore.fit import Fit, FitConfig, fit_basis
 from lore.pairs import Pairs, Split, SplitBy, split
 from lore.personalize import fit_weights
-from lore.preferences import Preferences
+from lore.preferences import Preferences, as_json
 from lore.progress import Progress, silent
 from lore.report import Summary, finding, require_plotting, write_report
 from lore.run import Run, begin, finish, read_state, refuse, save_users
@@ -34,7 +36,8 @@ class TrainConfig:
     """The arguments of `lore train`.
 
     Attributes:
-        encoder: "minilm", or the id or folder of a reward model.
+        encoder: what `lore.embedding.load_encoder` takes.
+        encoding: how it encodes.
         family: of the personal models.
         ranks: to compare; pooled (1) is always there.
         seed: of split, draws and fits.
@@ -45,6 +48,7 @@ class TrainConfig:
         train_pairs: comparisons of a seen user to learn from at most, drawn at random; all by default.
         shots: comparisons of an unseen user to learn from at most, drawn at random; all by default.
         redact: whether texts and ids stay out of the report.
+        split_file: the `split.json` of a run on the same data, to take instead of `by`, `unseen` and `test`.
         experiment: whose split, shots and trials to take instead of `by`, `unseen` and `test`.
         protocol: of the experiment: our own way to fit, or the published one.
     """
@@ -60,8 +64,10 @@ class TrainConfig:
     train_pairs: int | None = None
     shots: int | None = None
     redact: bool = False
+    split_file: str | None = None
     experiment: Experiment | None = None
     protocol: ProtocolName = "lore"
+    encoding: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
         for name in ("pairs_per_user", "train_pairs", "shots"):
@@ -81,7 +87,13 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as JSON values."""
-        return {**asdict(self), "ranks": list(self.ranks)}
+        return {**asdict(self), "ranks": list(self.ranks), "encoding": self.encoding.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The arguments that `to_json` wrote; other values, such as an experiment's settings, are left out."""
+        own = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**{**own, "encoding": EncoderOptions(**own.get("encoding", {}))})
 
 
 @dataclass(frozen=True)
@@ -140,9 +152,9 @@ def _train(
     clock = Clock()
     preferences.to_parquet(folder / "preferences.parquet")
     with clock.phase("embed"):
-        embeddings = encode(preferences, config.encoder, folder / "embeddings", progress=progress)
-    pairs, parts = _pairs_and_split(preferences, embeddings, config)
-    write_json(folder / "split.json", parts.to_json())
+        embeddings = _encoded(preferences, config, folder, progress)
+    pairs, parts = _pairs_and_split(folder, preferences, embeddings, config)
+    _save_split(folder, parts, preferences)
     with clock.phase("fit"), noted() as caught:
         sweep = sweep_of(parts, config, embeddings.reference, checkpoints=folder / "checkpoints", progress=progress)
     with clock.phase("personalize"):
@@ -153,7 +165,7 @@ def _train(
         split=parts,
         sweep=sweep,
         counts=asdict(checked.counts),
-        warnings=_warnings(checked, parts, caught, embeddings, config),
+        warnings=_warnings(checked, parts, caught, config, embeddings.reference, embeddings.too_long(preferences)),
         encoder=embeddings.fingerprint,
         config=recorded(config),
         seconds=clock.seconds,
@@ -212,7 +224,12 @@ def sweep_of(
 
 
 def _warnings(
-    checked: CheckReport, parts: Split, caught: Sequence[str], embeddings: Embeddings, config: TrainConfig
+    checked: CheckReport,
+    parts: Split,
+    caught: Sequence[str],
+    config: TrainConfig,
+    reference: Tensor | None,
+    too_long: TooLong,
 ) -> list[str]:
     lines = [found.message for found in checked.findings] + list(caught)
     if parts.dropped:
@@ -221,11 +238,15 @@ def _warnings(
         )
     if parts.shared:
         lines.append(f"{parts.shared} groups are in training for one user and in test for another (split by user)")
-    if 0 in config.ranks and embeddings.reference is None:
+    if 0 in config.ranks and reference is None:
         lines.append("the encoder has no reward head of its own: rank 0, the reference, is left out")
-    if embeddings.cut:
-        lines.append(f"{embeddings.cut} responses are longer than the encoder's limit and were cut")
+    if message := too_long.message():
+        lines.append(message)
     return lines
+
+
+def _encoded(preferences: Preferences, config: TrainConfig, folder: Path, progress: Progress) -> Embeddings:
+    return encode(preferences, config.encoder, folder / "embeddings", options=config.encoding, progress=progress)
 
 
 class Clock:
@@ -244,9 +265,31 @@ class Clock:
             self.seconds[name] = round(time.perf_counter() - begin, 2)
 
 
-def _pairs_and_split(preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> tuple[Pairs, Split]:
-    """All pairs, and their split with at most as many for training as are asked for."""
+def _save_split(folder: Path, parts: Split, preferences: Preferences) -> None:
+    write_json(folder / "split.json", {"data": preferences.fingerprint(), **parts.to_json()})
+
+
+def _saved_split(path: Path, preferences: Preferences, pairs: Pairs) -> Split:
+    """The split that lies in a file.
+
+    Raises:
+        DataError: it cannot be read, or is of other data.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("data") != preferences.fingerprint():
+        raise DataError(f"{path}: is not the split of these data; give the split.json of a run on the same file")
+    return Split.from_json(values, pairs)
+
+
+def _pairs_and_split(
+    folder: Path, preferences: Preferences, embeddings: Embeddings, config: TrainConfig
+) -> tuple[Pairs, Split]:
+    """All pairs, and their split: the one that the run has, or a new one with as many for training as are asked for."""
     pairs = Pairs.from_embeddings(preferences, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
+    if config.split_file is not None:
+        return pairs, _saved_split(Path(config.split_file), preferences, pairs)
+    if pairs.ratings is None and (folder / "split.json").exists():
+        return pairs, _saved_split(folder / "split.json", preferences, pairs)
     if config.experiment is not None:
         protocol = read_protocol(config.experiment, config.protocol)
         return pairs, experiment_split(config.experiment, protocol, preferences, pairs, config.seed)
@@ -260,6 +303,7 @@ def _pairs_and_split(preferences: Preferences, embeddings: Embeddings, config: T
 
 def _save_model(folder: Path, fit: Fit, preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> None:
     provenance = {"data": preferences.fingerprint(), "seed": config.seed, "encoder_argument": config.encoder}
+    provenance["encoder_options"] = config.encoding.to_json()
     replace(fit.basis, encoder=embeddings.fingerprint, provenance=provenance).save(folder / "model")
 
 
@@ -290,7 +334,22 @@ def embed_step(
     folder = Path(out)
     begin(folder, config.to_json(), preferences.fingerprint(), force)
     preferences.to_parquet(folder / "preferences.parquet")
-    return encode(preferences, config.encoder, folder / "embeddings", progress=progress)
+    return _encoded(preferences, config, folder, progress)
+
+
+def plan_step(preferences: Preferences, out: str | Path, config: TrainConfig) -> EmbeddingPlan:
+    """`lore embed --plan`: what embedding will cost; nothing is written."""
+    encoder = load_encoder(config.encoder, config.encoding, preferences)
+    return plan(preferences, encoder, Path(out) / "embeddings")
+
+
+def conversation_lines(preferences: Preferences) -> str:
+    """`lore embed --list`: one JSON line a distinct conversation, in order of appearance."""
+    lines = []
+    for row in range(preferences.rows):
+        prompt, response = (as_json(turns) for turns in preferences.conversation(row))
+        lines.append(json.dumps({"prompt": prompt, "response": response}, ensure_ascii=False) + "\n")
+    return "".join(lines)
 
 
 def _prepared(run: str | Path) -> _Prepared:
@@ -298,10 +357,10 @@ def _prepared(run: str | Path) -> _Prepared:
     state = read_state(folder)["config"]
     if state.get("experiment") == "personalllm":
         raise RunError(f"{run}: its people are simulated; it is repeated whole, by `lore reproduce personalllm`")
-    config = TrainConfig(**{name: value for name, value in state.items() if name != "settings"})
+    config = TrainConfig.from_json(state)
     preferences = load(folder / "preferences.parquet")
     embeddings = Embeddings.load(folder / "embeddings")
-    return _Prepared(preferences, embeddings, *_pairs_and_split(preferences, embeddings, config), config)
+    return _Prepared(preferences, embeddings, *_pairs_and_split(folder, preferences, embeddings, config), config)
 
 
 def fit_step(run: str | Path, config: FitConfig, *, force: bool = False) -> Fit:
@@ -318,7 +377,7 @@ def fit_step(run: str | Path, config: FitConfig, *, force: bool = False) -> Fit:
     fit = fit_basis(prepared.split.seen_train, config, prepared.embeddings.reference)
     _save_model(Path(run), fit, prepared.preferences, prepared.embeddings, prepared.config)
     _save_people(Path(run), prepared.pairs)
-    write_json(Path(run) / "split.json", prepared.split.to_json())
+    _save_split(Path(run), prepared.split, prepared.preferences)
     finish(Path(run))
     return fit
 
@@ -339,7 +398,9 @@ def personalize_step(
             f"{run}: {len(again)} of these people are known already (such as {again[0]!r}); train on old and new "
             "comparisons together, or give a file of all that these people chose and --replace"
         )
-    embeddings = encode(preferences, known.encoder, known.folder / "embeddings", progress=progress)
+    embeddings = encode(
+        preferences, known.encoder, known.folder / "embeddings", options=known.options, progress=progress
+    )
     pairs = Pairs.from_embeddings(preferences, embeddings)
     learned = dict(zip(pairs.users, fit_weights(pairs, known.basis).weights, strict=True))
     people = {user: known.weights[row] for user, row in known.users.items()} | learned

@@ -1,33 +1,26 @@
-"""`Embeddings`: the vectors of conversations, by the hash of their content; in memory, or in a folder that resumes.
-
-A folder holds `manifest.json` (format, the encoder's fingerprint, a list of shards with checksums), the shards
-`shard-00000.safetensors` (`keys` uint8 `[rows, 16]`, `vectors` `[rows, dim]`), and `reference.safetensors` if the
-encoder has a reward head. A shard is written whole before the manifest names it, so that a run that was killed loses
-at most one.
-"""
+"""`Embeddings`: the vectors of conversations, by the hash of their content; in memory, or in a folder that resumes."""
 
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lore.embedding.encoders import Encoder, Fingerprint, load_encoder
-from lore.errors import DataError, StoreError
-from lore.files import read_json, replacing, write_json
+from lore.embedding.encoded import Encoded, Encoder, Fingerprint
+from lore.embedding.encoders import load_encoder
+from lore.embedding.folder import Contents, Keys, StoreFolder, as_keys
+from lore.embedding.options import EncoderOptions
+from lore.embedding.tokens import CUT, DROPPED
+from lore.errors import StoreError
 from lore.preferences import Preferences
 from lore.progress import Progress, silent
 
-_FORMAT = 1
 _SHARD = 512  # conversations that a run loses at most when it is killed
-_MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
 
 
@@ -36,18 +29,34 @@ class Embeddings:
     """Vectors of conversations.
 
     Attributes:
-        vectors: `[conversations, dim]`, float32.
-        index: row of `vectors` for each `conversation_key`.
+        vectors: `[conversations, dim]`, in the dtype of the store; mapped from a file where they come from a folder.
+        keys: `conversation_key` of each row, `[conversations]`.
+        status: what the length limit did to each, uint8 `[conversations]` (`lore.embedding.tokens`).
         fingerprint: of the encoder that made them.
         reference: reward direction of the encoder's own head, `[dim]`, or None.
-        cut: how many conversations were longer than the encoder's limit.
     """
 
     vectors: Tensor
-    index: dict[bytes, int]
+    keys: Keys
+    status: Tensor
     fingerprint: Fingerprint
     reference: Tensor | None
-    cut: int
+    _order: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_order", np.argsort(self.keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """The row of each key, `[keys]`; -1 for what is not there."""
+        if not len(self):
+            return np.full(len(keys), -1)
+        wanted = as_keys(keys)
+        place = np.searchsorted(self.keys, wanted, sorter=self._order).clip(max=len(self) - 1)
+        rows = self._order[place]
+        return np.where(self.keys[rows] == wanted, rows, -1)
 
     def rows(self, preferences: Preferences) -> Tensor:
         """The row of `vectors` for each conversation of a table, int64 `[rows]`.
@@ -55,21 +64,69 @@ class Embeddings:
         Raises:
             StoreError: a conversation has not been embedded.
         """
-        rows = [self.index.get(key, -1) for key in preferences.conversation_keys()]
-        if missing := rows.count(-1):
+        rows = self.find(preferences.conversation_keys())
+        if missing := int((rows < 0).sum()):
             raise StoreError(
                 f"{missing} of {len(rows)} conversations are not in the store; run `lore embed` on this data"
             )
-        return torch.tensor(rows, dtype=torch.long)
+        return torch.from_numpy(rows)
+
+    def too_long(self, preferences: Preferences) -> "TooLong":
+        """What the length limit did to the conversations of a table, side by side."""
+        status = self.status[self.rows(preferences)].numpy()
+        chosen, rejected = status[preferences.chosen], status[preferences.rejected]
+        return TooLong(
+            cut=int((status == CUT).sum()),
+            dropped=int((status == DROPPED).sum()),
+            chosen=int((chosen != 0).sum()),
+            rejected=int((rejected != 0).sum()),
+            comparisons=int(((chosen == DROPPED) | (rejected == DROPPED)).sum()),
+        )
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Embeddings":
-        """All vectors of a folder.
+    def load(cls, folder: str | Path, *, verify: bool = False) -> "Embeddings":
+        """All vectors of a folder; of a large one they are mapped, and only read on demand.
+
+        Args:
+            folder: of the store.
+            verify: whether to compare the checksums of large shards too, which reads them whole.
 
         Raises:
             StoreError: there is no store, or a shard is missing or damaged.
         """
-        return _Folder(Path(folder)).load()
+        store = StoreFolder(Path(folder))
+        return _embeddings(store.contents(verify=verify), store.manifest()["encoder"], store.reference())
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """How many conversations were longer than the limit, and on which side of a comparison.
+
+    Attributes:
+        cut: conversations that lost an end.
+        dropped: conversations that were left out.
+        chosen: comparisons whose chosen side is one of either.
+        rejected: comparisons whose rejected side is one of either.
+        comparisons: those that are left out with a dropped conversation.
+    """
+
+    cut: int
+    dropped: int
+    chosen: int
+    rejected: int
+    comparisons: int
+
+    def message(self) -> str | None:
+        """What a report says of it; None if there is nothing to say."""
+        if not self.cut + self.dropped:
+            return None
+        sides = f"the chosen side of {self.chosen} comparisons and the rejected side of {self.rejected}"
+        dropped = f"; {self.comparisons} comparisons are left out" if self.dropped else ""
+        bias = "" if self.chosen == self.rejected else ", which biases what is learned if it is uneven"
+        return (
+            f"{self.cut + self.dropped} responses are longer than the encoder's limit and were "
+            f"{'dropped' if self.dropped else 'cut'} ({sides}{bias}){dropped}"
+        )
 
 
 def encode(
@@ -77,126 +134,91 @@ def encode(
     encoder: str | Encoder = "minilm",
     store: str | Path | None = None,
     *,
+    options: EncoderOptions | None = None,
     progress: Progress = silent,
 ) -> Embeddings:
     """Embed every conversation of a table once.
 
+    Started several times by `torchrun`, each process embeds shards of its own into the same folder.
+
     Args:
         preferences: whose conversations to embed.
-        encoder: "minilm", the id or folder of a reward model, or an `Encoder`.
+        encoder: what `lore.embedding.load_encoder` takes, or an `Encoder`.
         store: a folder that keeps the vectors; what is in it already is not computed again.
+        options: how to encode; for an encoder by name.
         progress: told of every shard.
 
     Raises:
         StoreError: the folder was made by another encoder, or is damaged.
-        EncoderError: the encoder cannot be loaded.
+        EncoderError: the encoder cannot be loaded, or refuses a conversation.
     """
-    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-    folder = None if store is None else _Folder(Path(store))
-    known = folder.begin(encoder) if folder else _nothing(encoder)
+    encoder = load_encoder(encoder, options, preferences) if isinstance(encoder, str) else encoder
+    folder = None if store is None else StoreFolder(Path(store))
+    known = _nothing(encoder) if folder is None else _begun(folder, encoder)
     keys = preferences.conversation_keys()
-    missing = [row for row, key in enumerate(keys) if key not in known.index]
-    parts, index, cut = [known.vectors], dict(known.index), known.cut
-    for start in range(0, len(missing), _SHARD):
-        progress("embedding", start, len(missing))
-        rows = missing[start : start + _SHARD]
-        encoded = encoder.encode([preferences.conversation(row) for row in rows])
-        if not bool(torch.isfinite(encoded.vectors).all()):
-            raise StoreError("the encoder gave vectors that are not finite; check the model's weights and dtype")
-        cut += encoded.cut
-        if folder:
-            folder.append([keys[row] for row in rows], encoded.vectors, cut)
-        for row in rows:
-            index[keys[row]] = len(index)
-        parts.append(encoded.vectors)
-    progress("embedding", len(missing), len(missing))
-    _log.info("embedded %d conversations, %d were in the store", len(missing), len(keys) - len(missing))
-    return Embeddings(torch.cat(parts), index, encoder.fingerprint, encoder.reference, cut)
+    shards = _shards(preferences, np.flatnonzero(known.find(keys) < 0))
+    made: list[Contents] = []
+    done, total = 0, sum(map(len, shards))
+    for rows in shards:
+        progress("embedding", done, total)
+        encoded = _finite(encoder.encode([preferences.conversation(row) for row in rows]))
+        own = [keys[row] for row in rows]
+        if folder is None:
+            made.append(Contents(as_keys(own), encoded.status, encoded.vectors))
+        else:
+            folder.append(own, encoded)
+        done += len(rows)
+    progress("embedding", total, total)
+    _log.info("embedded %d conversations, %d were in the store", total, len(keys) - total)
+    if folder is None:
+        return _joined(known, made)
+    if shards and not _workers() > 1:
+        folder.merge()
+    return Embeddings.load(folder.path) if shards else known
+
+
+def _workers() -> int:
+    """Processes that `torchrun` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _shards(preferences: Preferences, missing: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows to embed, shard by shard: those of this process, responses to a prompt side by side.
+
+    The same rows are in the same shards however often a run is interrupted, and so in the same batches: an embedding
+    does not depend on interruptions, to the bit.
+    """
+    order = missing[np.argsort(preferences.row_prompt[missing], kind="stable")]
+    shards = [order[begin : begin + _SHARD] for begin in range(0, len(order), _SHARD)]
+    return shards[int(os.environ.get("RANK", "0")) :: _workers()]
+
+
+def _finite(encoded: Encoded) -> Encoded:
+    if not bool(torch.isfinite(encoded.vectors).all()):
+        raise StoreError("the encoder gave vectors that are not finite; check the model's weights and dtype")
+    return encoded
+
+
+def _begun(folder: StoreFolder, encoder: Encoder) -> Embeddings:
+    folder.begin(encoder)
+    return _embeddings(folder.contents(verify=True), encoder.fingerprint, encoder.reference)
+
+
+def _embeddings(contents: Contents, fingerprint: Fingerprint, reference: Tensor | None) -> Embeddings:
+    return Embeddings(contents.vectors, contents.keys, contents.status, fingerprint, reference)
 
 
 def _nothing(encoder: Encoder) -> Embeddings:
-    return Embeddings(torch.empty(0, encoder.dim), {}, encoder.fingerprint, encoder.reference, cut=0)
+    nothing = Contents(as_keys([]), torch.empty(0, dtype=torch.uint8), torch.empty(0, encoder.dim))
+    return _embeddings(nothing, encoder.fingerprint, encoder.reference)
 
 
-class _Folder:
-    """The store on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def begin(self, encoder: Encoder) -> Embeddings:
-        """What is there already, of the same encoder; makes an empty store where there is none."""
-        if (self.path / _MANIFEST).exists():
-            self._refuse_other(encoder.fingerprint)
-            return self.load()
-        self._manifest: dict[str, Any] = {
-            "format": _FORMAT,
-            "encoder": encoder.fingerprint,
-            "dim": encoder.dim,
-            "cut": 0,
-            "shards": [],
-        }
-        if encoder.reference is not None:
-            with replacing(self.path / "reference.safetensors") as beside:
-                save_file({"reference": encoder.reference}, beside)
-        write_json(self.path / _MANIFEST, self._manifest)
-        return self.load()
-
-    def _refuse_other(self, fingerprint: Fingerprint) -> None:
-        stored = self._read_manifest()["encoder"]
-        for name in sorted(stored.keys() | fingerprint.keys()):
-            if stored.get(name) != fingerprint.get(name):
-                raise StoreError(
-                    f"{self.path}: made by another encoder ({name} is {stored.get(name)!r} there and "
-                    f"{fingerprint.get(name)!r} here); use another folder, or delete this one"
-                )
-
-    def _read_manifest(self) -> dict[str, Any]:
-        path = self.path / _MANIFEST
-        try:
-            manifest = read_json(path)
-        except DataError:
-            raise StoreError(f"{path}: no readable store of embeddings; delete the folder and embed again") from None
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise StoreError(f"{path}: not a store of format {_FORMAT}; delete the folder and embed again")
-        return manifest
-
-    def load(self) -> Embeddings:
-        self._manifest = self._read_manifest()
-        parts, index = [torch.empty(0, self._manifest["dim"])], dict[bytes, int]()
-        for shard in self._manifest["shards"]:
-            tensors = self._load_shard(shard)
-            for key in tensors["keys"].numpy():
-                index[key.tobytes()] = len(index)
-            parts.append(tensors["vectors"])
-        reference = self.path / "reference.safetensors"
-        return Embeddings(
-            vectors=torch.cat(parts),
-            index=index,
-            fingerprint=self._manifest["encoder"],
-            reference=load_file(reference)["reference"] if reference.exists() else None,
-            cut=self._manifest["cut"],
-        )
-
-    def _load_shard(self, shard: dict[str, Any]) -> dict[str, Tensor]:
-        path = self.path / shard["file"]
-        remedy = "delete the folder of embeddings and embed again"
-        if not path.exists():
-            raise StoreError(f"{path}: the shard is missing; {remedy}")
-        if sha256(path.read_bytes()).hexdigest() != shard["sha256"]:
-            raise StoreError(f"{path}: the shard is damaged (its checksum differs); {remedy}")
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise StoreError(f"{path}: the shard is damaged ({error}); {remedy}") from None
-
-    def append(self, keys: Sequence[bytes], vectors: Tensor, cut: int) -> None:
-        """Write one shard, then name it in the manifest."""
-        name = f"shard-{len(self._manifest['shards']):05d}.safetensors"
-        array = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1).copy()
-        with replacing(self.path / name) as beside:
-            save_file({"keys": torch.from_numpy(array), "vectors": vectors.contiguous()}, beside)
-            checksum = sha256(beside.read_bytes()).hexdigest()
-        self._manifest["shards"].append({"file": name, "rows": len(keys), "sha256": checksum})
-        self._manifest["cut"] = cut
-        write_json(self.path / _MANIFEST, self._manifest)
+def _joined(known: Embeddings, made: Sequence[Contents]) -> Embeddings:
+    if not made:
+        return known
+    return replace(
+        known,
+        vectors=torch.cat([part.vectors for part in made]),
+        keys=np.concatenate([part.keys for part in made]),
+        status=torch.cat([part.status for part in made]),
+    )

@@ -1,0 +1,92 @@
+"""Batches of token lists: within a budget, of like lengths, and with what a prompt's responses have in common once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_WASTE = 0.05  # share of padding in a batch, at most
+_SHARED, _OWN = 16, 8  # tokens in common, and beyond the preamble, from which they are worth a pass of their own
+
+
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Positions in batches of like lengths: at most `budget` tokens and 5 % padding each, at least one row.
+
+    Longest first, so that what does not fit into memory fails at once.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for position in sorted(range(len(lengths)), key=lambda at: lengths[at], reverse=True):
+        if batch:
+            padded = (len(batch) + 1) * lengths[batch[0]]
+            if padded > budget or padded - tokens - lengths[position] > _WASTE * padded:
+                yield batch
+                batch, tokens = [], 0
+        batch.append(position)
+        tokens += lengths[position]
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Token ids and their mask, `[batch, tokens]` each: padded at the end, or at the beginning."""
+
+    ids: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, tokens: Sequence[Sequence[int]], device: torch.device, *, left: bool = False) -> "Padded":
+        """From lists of tokens, on a device."""
+        side = "left" if left else "right"
+        rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side=side)
+        lengths = torch.tensor([len(row) for row in rows])[:, None]
+        place = torch.arange(ids.shape[1])
+        mask = place >= ids.shape[1] - lengths if left else place < lengths
+        return cls(ids.to(device), mask.long().to(device))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conversations that begin alike.
+
+    Attributes:
+        shared: how many tokens they have in common at the beginning.
+        rows: their positions.
+    """
+
+    shared: int
+    rows: list[int]
+
+
+def groups(tokens: Sequence[list[int]], preamble: int) -> tuple[list[Group], list[int]]:
+    """Conversations that share a beginning worth a pass of its own, and the positions of all others.
+
+    Neighbours in the order of their tokens have the most in common, so one pass over that order finds the groups.
+
+    Args:
+        tokens: of each conversation; those without any are left out.
+        preamble: tokens that all conversations begin with, which alone make no group.
+    """
+    found: list[Group] = []
+    for at in sorted((at for at in range(len(tokens)) if tokens[at]), key=lambda at: tokens[at]):
+        if found:
+            last = found[-1]
+            common = min(_common(tokens[last.rows[-1]], tokens[at]), last.shared, len(tokens[at]) - 1)
+            own = common - preamble
+            # One more may shorten what the group shares, unless that costs more than it saves.
+            if common >= _SHARED and own >= _OWN and (last.shared - common) * (len(last.rows) - 1) <= own:
+                found[-1] = Group(common, [*last.rows, at])
+                continue
+        found.append(Group(len(tokens[at]) - 1, [at]))
+    return [group for group in found if len(group.rows) > 1], [group.rows[0] for group in found if len(group.rows) == 1]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    for at, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return at
+    return min(len(first), len(second))

@@ -1,0 +1,286 @@
+"""Reward LLMs, and language models without a head: one hidden state, or their mean, for each conversation."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lore.embedding.batches import Group, Padded, batches, groups
+from lore.embedding.encoded import Encoded, Fingerprint
+from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
+from lore.embedding.options import EncoderOptions, torch_dtype
+from lore.embedding.tokens import ChatTokens, Conversation, Fitted, Limit
+from lore.errors import EncoderError, MissingExtra
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
+_PROBES: tuple[Conversation, ...] = (
+    ((("user", "What is two and two?"),), (("assistant", "Four."),)),
+    ((("user", "What is two and two?"),), (("assistant", "It is four, as everybody who counts to it will find."),)),
+    ((("user", "Name a color."),), (("assistant", "Blue."),)),
+)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The linear map from a hidden state to the model's own score: weight `[dim]` and bias."""
+
+    weight: Tensor
+    bias: float
+
+
+class LanguageModel:
+    """A transformer that reads whole conversations through its chat template.
+
+    The vector of a conversation is the hidden state after the final norm at its last attended token, or the mean of
+    them. A reward model's head is the `reference`. Loading it runs a probe: head times vector must be the model's own
+    score, and a vector must not depend on what is encoded beside it; a model that fails is refused.
+
+    Responses to one prompt share the prompt's key-value cache, where the model is causal, attends to everything before
+    and passes the probe that way.
+    """
+
+    def __init__(self, name: str, options: EncoderOptions, *, is_reward_model: bool) -> None:
+        self._name, self._options = name, options
+        self._pooling = options.pooling or "last"
+        if self._pooling == "first":
+            raise EncoderError(f"encoder {name!r} reads from left to right; `pooling` must be 'last' or 'mean'")
+        self._model, tokenizer, missing = _loaded(name, options, is_reward_model=is_reward_model)
+        self._head = self._found_head(missing) if is_reward_model else None
+        if self._head is not None and self._pooling != "last":
+            raise EncoderError(
+                f"encoder {name!r} scores its last token; `pooling` must be 'last', got {self._pooling!r}"
+            )
+        self._chat = ChatTokens(tokenizer, name)
+        config = self._model.config.get_text_config()
+        room = min(getattr(config, "max_position_embeddings", None) or _LONGEST, _LONGEST)
+        self._limit = Limit(options.max_length or room, options.on_long or "error")
+        self.dim = int(config.hidden_size)
+        self.reference: Tensor | None = None if self._head is None else self._head.weight
+        self.fingerprint = self._fingerprint()
+        self._base = self._model.base_model if is_reward_model else self._model
+        self._preamble = self._preamble_length()
+        self._shares = False
+        self._probe()
+        if options.compile:
+            self._base = torch.compile(self._base, dynamic=True)
+
+    # --- loading --------------------------------------------------------------------------------------------------
+
+    def _found_head(self, missing: Sequence[str]) -> _Head:
+        head = getattr(self._model, "score", None)
+        if not isinstance(head, torch.nn.Linear) or head.out_features != 1:
+            raise EncoderError(f"encoder {self._name!r} has no linear `score` head with one output; use a reward model")
+        if any(key.startswith("score.") for key in missing):
+            raise EncoderError(f"encoder {self._name!r} comes without the weights of its head; use a reward model")
+        bias = 0.0 if head.bias is None else float(head.bias)
+        return _Head(head.weight[0].detach().float().cpu(), bias)
+
+    def _fingerprint(self) -> Fingerprint:
+        tokenizer = self._chat.tokenizer
+        template = blake2b(str(tokenizer.chat_template).encode(), digest_size=8).hexdigest()
+        path = Path(self._name)
+        return {
+            "encoder": path.name if path.exists() else self._name,
+            "weights": content_hash(path) or str(getattr(self._model.config, "_commit_hash", None)),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "template": template,
+            "pooling": f"{self._pooling} token" if self._pooling == "last" else self._pooling,
+            "max_length": self._limit.tokens,
+            "on_long": self._limit.on_long,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "storage": self._options.storage,
+            **library_versions(),
+        }
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        found: torch.dtype = self._model.dtype
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        found: torch.device = self._model.device
+        return found
+
+    def _preamble_length(self) -> int:
+        """Tokens that every conversation begins with, whatever it says."""
+        first, _, second = self._chat.of(_PROBES)
+        return next((at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), 0)
+
+    # --- probes ---------------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        tokens = self._chat.of(_PROBES)
+        self._check_beginning(tokens[0])
+        alone = torch.cat([self._encoded_batch([row]) for row in tokens])
+        if self._head is not None:
+            self._check_head(self._head, tokens[0], alone[0])
+        if not self._alike(alone, self._encoded_batch(tokens)):
+            raise EncoderError(
+                f"encoder {self._name!r} fails its probe: a vector depends on what is encoded beside it; "
+                "its implementation does not mask padding"
+            )
+        if self._options.share_prompts and _caches_everything(self._base, tokens[0], self._device):
+            self._shares = True
+            shared = torch.stack([*self._encoded_group(tokens[:2]), alone[2]])
+            self._shares = self._alike(alone, shared)
+        if self._options.share_prompts and not self._shares:
+            _log.warning("encoder %r does not allow responses to share a prompt; each is encoded whole", self._name)
+
+    def _alike(self, first: Tensor, second: Tensor) -> bool:
+        difference = (first - second).norm(dim=1)
+        return bool((difference <= _TOLERANCE[self._dtype] * first.norm(dim=1)).all())
+
+    def _check_beginning(self, tokens: list[int]) -> None:
+        begin, end = (getattr(self._chat.tokenizer, f"{side}_token_id", None) for side in ("bos", "eos"))
+        if begin is not None and begin != end and tokens.count(begin) > 1:
+            raise EncoderError(
+                f"encoder {self._name!r} fails its probe: its chat template begins a text {tokens.count(begin)} times; "
+                "mend the template"
+            )
+
+    def _check_head(self, head: _Head, tokens: list[int], vector: Tensor) -> None:
+        config = self._model.config.get_text_config()
+        padding, config.pad_token_id = config.pad_token_id, None  # or a last token that is also padding is passed over
+        ids = torch.tensor([tokens], device=self._device)
+        with torch.inference_mode():
+            score = float(self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0])
+        config.pad_token_id = padding
+        ours = float(vector @ head.weight) + head.bias
+        size = float(vector.norm() * head.weight.norm())
+        if not abs(ours - score) <= _TOLERANCE[self._dtype] * (size + abs(score)):
+            raise EncoderError(
+                f"encoder {self._name!r} fails its probe: head times hidden state is {ours:.4f}, the model says "
+                f"{score:.4f}; its hidden states cannot be trusted"
+            )
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    def tokens(self, conversations: Sequence[Conversation]) -> Fitted:
+        """The tokens of conversations within the limit, and which were too long."""
+        return self._limit.fit(self._chat.of(conversations), self._chat.tokenizer.bos_token_id)
+
+    def passes(self, tokens: Sequence[list[int]]) -> int:
+        """Tokens that the model has to read for conversations, shared prompts once."""
+        shared, alone = self._grouped(tokens)
+        together = sum(group.shared + sum(len(tokens[at]) - group.shared for at in group.rows) for group in shared)
+        return together + sum(len(tokens[at]) for at in alone)
+
+    def encode(self, conversations: Sequence[Conversation]) -> Encoded:
+        """One vector a conversation, in order; zeros for one that was dropped."""
+        fitted = self.tokens(conversations)
+        return Encoded(self._encoded(fitted.tokens).to(torch_dtype(self._options.storage)), fitted.status)
+
+    def _grouped(self, tokens: Sequence[list[int]]) -> tuple[list[Group], list[int]]:
+        if self._shares:
+            return groups(tokens, self._preamble)
+        return [], [at for at in range(len(tokens)) if tokens[at]]
+
+    def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
+        vectors = torch.zeros(len(tokens), self.dim)
+        shared, alone = self._grouped(tokens)
+        for batch in batches([len(tokens[at]) for at in alone], self._options.batch_tokens):
+            rows = [alone[at] for at in batch]
+            vectors[rows] = self._encoded_batch([tokens[at] for at in rows])
+        for group in shared:
+            for batch in batches([len(tokens[at]) - group.shared for at in group.rows], self._options.batch_tokens):
+                rows = [group.rows[at] for at in batch]
+                vectors[rows] = self._encoded_group([tokens[at] for at in rows], group.shared)
+        return vectors
+
+    def _encoded_batch(self, tokens: Sequence[list[int]]) -> Tensor:
+        """Vectors `[batch, dim]` of whole conversations."""
+        batch = Padded.of(tokens, self._device)
+        with torch.inference_mode():
+            hidden = self._base(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        if self._pooling == "mean":
+            return ((hidden * batch.mask[:, :, None]).sum(1).float() / batch.mask.sum(1, keepdim=True)).cpu()
+        return _at_last(hidden, batch.mask)
+
+    def _encoded_group(self, tokens: Sequence[list[int]], shared: int | None = None) -> Tensor:
+        """Vectors `[batch, dim]` of conversations whose first tokens, `shared` of them, are read once."""
+        shared = groups(tokens, 0)[0][0].shared if shared is None else shared
+        prefix = torch.tensor([tokens[0][:shared]], device=self._device)
+        rest = Padded.of([row[shared:] for row in tokens], self._device)
+        seen = torch.ones(len(tokens), shared, dtype=rest.mask.dtype, device=self._device)
+        with torch.inference_mode():
+            first = self._base(input_ids=prefix, use_cache=True)
+            cache = first.past_key_values
+            cache.batch_repeat_interleave(len(tokens))
+            mask = torch.cat([seen, rest.mask], dim=1)
+            hidden = self._base(
+                input_ids=rest.ids, attention_mask=mask, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+        if self._pooling == "mean":
+            total = first.last_hidden_state.sum(1) + (hidden * rest.mask[:, :, None]).sum(1)
+            return (total.float() / mask.sum(1, keepdim=True)).cpu()
+        return _at_last(hidden, rest.mask)
+
+
+def _at_last(hidden: Tensor, mask: Tensor) -> Tensor:
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, mask.sum(1) - 1].float().cpu()
+
+
+def _caches_everything(base: Any, tokens: list[int], device: torch.device) -> bool:
+    """Whether the model keeps keys and values of all tokens, layer by layer, without windows or states."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    with torch.inference_mode():
+        cache = getattr(base(input_ids=torch.tensor([tokens], device=device), use_cache=True), "past_key_values", None)
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _loaded(name: str, options: EncoderOptions, *, is_reward_model: bool) -> tuple[Any, Any, list[str]]:
+    """Model, tokenizer, and which weights were not in its files."""
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    where, gguf = split_name(name)
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # one process a device under `torchrun`
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    dtype = (
+        torch_dtype(options.dtype) if options.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    )
+    arguments: dict[str, Any] = {"dtype": dtype, **gguf}
+    if options.device_map is not None:
+        arguments["device_map"] = options.device_map
+    attention = options.attention or _fastest_attention(device, dtype)
+    if attention is not None:
+        arguments["attn_implementation"] = attention
+    if "gguf_file" not in gguf:
+        arguments["use_safetensors"] = True
+    kind: Callable[..., Any] = (AutoModelForSequenceClassification if is_reward_model else AutoModel).from_pretrained
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **gguf)
+        model, info = kind(where, output_loading_info=True, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
+    model = model.eval()
+    return (model if options.device_map else model.to(device)), tokenizer, list(info["missing_keys"])
+
+
+def split_name(name: str) -> tuple[str, dict[str, str]]:
+    """Folder or id, and the arguments that say which of its files or revisions: `model.gguf`, `id@revision`."""
+    if name.endswith(".gguf"):
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtra("gguf", "gguf")
+        return str(Path(name).parent), {"gguf_file": Path(name).name}
+    where, _, revision = name.partition("@")
+    return (where, {"revision": revision}) if revision and not Path(name).exists() else (name, {})
+
+
+def _fastest_attention(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Flash attention where it is installed and can be used; otherwise what `transformers` takes by itself."""
+    installed = importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if installed and device.type == "cuda" and dtype != torch.float32 else None

