@@ -10,17 +10,22 @@ _WASTE = 0.05  # share of padding in a batch, at most
 _SHARED, _OWN = 16, 8  # tokens in common, and beyond the preamble, from which they are worth a pass of their own
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int, beside: int = 0) -> Iterator[list[int]]:
     """Positions in batches of like lengths: at most `budget` tokens and 5 % padding each, at least one row.
 
     Longest first, so that what does not fit into memory fails at once.
+
+    Args:
+        lengths: tokens of each row.
+        budget: tokens of a batch at most, with padding.
+        beside: tokens that are read for a batch besides, of which padding may be a share too.
     """
     batch: list[int] = []
     tokens = 0
     for position in sorted(range(len(lengths)), key=lambda at: lengths[at], reverse=True):
         if batch:
             padded = (len(batch) + 1) * lengths[batch[0]]
-            if padded > budget or padded - tokens - lengths[position] > _WASTE * padded:
+            if padded > budget or padded - tokens - lengths[position] > _WASTE * (padded + beside):
                 yield batch
                 batch, tokens = [], 0
         batch.append(position)

@@ -1,5 +1,6 @@
 """Reward LLMs, and language models without a head: one hidden state, or their mean, for each conversation."""
 
+import copy
 import importlib.util
 import logging
 import os
@@ -16,11 +17,13 @@ from lore.embedding.batches import Group, Padded, batches, groups
 from lore.embedding.encoded import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
 from lore.embedding.options import EncoderOptions, torch_dtype
+from lore.embedding.packed import can_pack, pack
 from lore.embedding.tokens import ChatTokens, Conversation, Fitted, Limit
 from lore.errors import EncoderError, MissingExtra
 
 _log = logging.getLogger(__name__)
 
+_GPU_BATCH, _CPU_BATCH = 16_384, 2_048  # tokens; a CPU is busy with few, and more leave its cache
 _LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
 _PROBES: tuple[Conversation, ...] = (
@@ -63,6 +66,7 @@ class LanguageModel:
         self._chat = ChatTokens(tokenizer, name)
         config = self._model.config.get_text_config()
         room = min(getattr(config, "max_position_embeddings", None) or _LONGEST, _LONGEST)
+        self._batch_tokens = options.batch_tokens or (_GPU_BATCH if self._device.type == "cuda" else _CPU_BATCH)
         self._limit = Limit(options.max_length or room, options.on_long or "error")
         self.dim = int(config.hidden_size)
         self.reference: Tensor | None = None if self._head is None else self._head.weight
@@ -130,10 +134,15 @@ class LanguageModel:
                 f"encoder {self._name!r} fails its probe: a vector depends on what is encoded beside it; "
                 "its implementation does not mask padding"
             )
+        if self._options.device_map is None and can_pack(self._base):
+            pack(self._base)
+            if not self._alike(alone, self._encoded_batch(tokens)):
+                raise EncoderError(
+                    f"encoder {self._name!r} fails its probe: packed layers give other vectors; report it"
+                )
         if self._options.share_prompts and _caches_everything(self._base, tokens[0], self._device):
-            self._shares = True
-            shared = torch.stack([*self._encoded_group(tokens[:2]), alone[2]])
-            self._shares = self._alike(alone, shared)
+            group = groups(tokens[:2], preamble=0)[0][0]
+            self._shares = self._alike(alone[:2], self._encoded_group(tokens[:2], group.shared))
         if self._options.share_prompts and not self._shares:
             _log.warning("encoder %r does not allow responses to share a prompt; each is encoded whole", self._name)
 
@@ -189,13 +198,11 @@ class LanguageModel:
     def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
         vectors = torch.zeros(len(tokens), self.dim)
         shared, alone = self._grouped(tokens)
-        for batch in batches([len(tokens[at]) for at in alone], self._options.batch_tokens):
+        for batch in batches([len(tokens[at]) for at in alone], self._batch_tokens):
             rows = [alone[at] for at in batch]
             vectors[rows] = self._encoded_batch([tokens[at] for at in rows])
         for group in shared:
-            for batch in batches([len(tokens[at]) - group.shared for at in group.rows], self._options.batch_tokens):
-                rows = [group.rows[at] for at in batch]
-                vectors[rows] = self._encoded_group([tokens[at] for at in rows], group.shared)
+            vectors[group.rows] = self._encoded_group([tokens[at] for at in group.rows], group.shared)
         return vectors
 
     def _encoded_batch(self, tokens: Sequence[list[int]]) -> Tensor:
@@ -207,24 +214,28 @@ class LanguageModel:
             return ((hidden * batch.mask[:, :, None]).sum(1).float() / batch.mask.sum(1, keepdim=True)).cpu()
         return _at_last(hidden, batch.mask)
 
-    def _encoded_group(self, tokens: Sequence[list[int]], shared: int | None = None) -> Tensor:
-        """Vectors `[batch, dim]` of conversations whose first tokens, `shared` of them, are read once."""
-        shared = groups(tokens, 0)[0][0].shared if shared is None else shared
+    def _encoded_group(self, tokens: Sequence[list[int]], shared: int) -> Tensor:
+        """Vectors `[rows, dim]` of conversations whose first tokens, `shared` of them, are read once."""
         prefix = torch.tensor([tokens[0][:shared]], device=self._device)
-        rest = Padded.of([row[shared:] for row in tokens], self._device)
-        seen = torch.ones(len(tokens), shared, dtype=rest.mask.dtype, device=self._device)
+        vectors = torch.empty(len(tokens), self.dim)
+        rest = [row[shared:] for row in tokens]
         with torch.inference_mode():
             first = self._base(input_ids=prefix, use_cache=True)
-            cache = first.past_key_values
-            cache.batch_repeat_interleave(len(tokens))
-            mask = torch.cat([seen, rest.mask], dim=1)
-            hidden = self._base(
-                input_ids=rest.ids, attention_mask=mask, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-        if self._pooling == "mean":
-            total = first.last_hidden_state.sum(1) + (hidden * rest.mask[:, :, None]).sum(1)
-            return (total.float() / mask.sum(1, keepdim=True)).cpu()
-        return _at_last(hidden, rest.mask)
+            # Padding may be a share of all that is read: about half of the prefix for each of a few batches.
+            for rows in batches([len(row) for row in rest], self._batch_tokens, beside=shared // 2):
+                batch = Padded.of([rest[at] for at in rows], self._device)
+                mask = torch.cat([batch.mask.new_ones(len(rows), shared), batch.mask], dim=1)
+                cache = copy.deepcopy(first.past_key_values)
+                cache.batch_repeat_interleave(len(rows))
+                hidden = self._base(
+                    input_ids=batch.ids, attention_mask=mask, past_key_values=cache, use_cache=True
+                ).last_hidden_state
+                if self._pooling == "mean":
+                    total = first.last_hidden_state.sum(1) + (hidden * batch.mask[:, :, None]).sum(1)
+                    vectors[rows] = (total.float() / mask.sum(1, keepdim=True)).cpu()
+                else:
+                    vectors[rows] = _at_last(hidden, batch.mask)
+        return vectors
 
 
 def _at_last(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class EncoderOptions:
             "right" cut that end.
         dtype: of the computation; float32 on a CPU and bfloat16 on a GPU by default.
         storage: of the vectors that are kept; float32 by default.
-        batch_tokens: tokens of one batch at most, padding included.
+        batch_tokens: tokens of one batch at most, padding included; what suits the device by default.
         device_map: for models that span devices, as in `transformers` (needs `accelerate`).
         attention: an implementation that `transformers` knows; the fastest that is installed by default.
         compile: whether to compile the model with `torch.compile`.
@@ -35,7 +35,7 @@ class EncoderOptions:
     on_long: OnLong | None = None
     dtype: DtypeName | None = None
     storage: DtypeName = "float32"
-    batch_tokens: int = 16_384
+    batch_tokens: int | None = None
     device_map: str | None = None
     attention: str | None = None
     compile: bool = False
@@ -48,7 +48,7 @@ class EncoderOptions:
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")
         if self.max_length is not None and self.max_length < 8:
             raise ConfigError(f"`max_length` must be 8 tokens or more, got {self.max_length}")
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ConfigError(f"`batch_tokens` must be 1 or more, got {self.batch_tokens}")
 
     def to_json(self) -> dict[str, Any]:

