@@ -1,15 +1,20 @@
-"""Kills `lore train` at random moments, again and again, until it gets through; the result must be the undisturbed one.
+"""Kills `lore train` and `lore embed` at random moments; what they end with must be the undisturbed result, to the bit.
 
-python benchmarks/soak.py [ROUNDS]
+python benchmarks/soak.py [ROUNDS [EMBEDDING_ROUNDS]]
 """
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import torch
+
+from lore.embedding import Embeddings
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -27,11 +32,45 @@ def results(run: Path) -> object:
     return json.loads((run / "report.json").read_text())["results"]
 
 
+def same_store(one: Path, other: Path) -> bool:
+    first, second = (Embeddings.load(run / "embeddings", verify=True) for run in (one, other))
+    same_keys = bool((first.keys == second.keys).all()) and len(first) == len(set(first.keys.tolist()))
+    return same_keys and torch.equal(first.vectors, second.vectors)
+
+
+def soak_embedding(folder: Path, data: Path, rounds: int, rng: random.Random) -> None:
+    """Kill `lore embed` up to three times in a round, then let it end."""
+    command, whole = ["lore", "embed", str(data), "--out"], folder / "embedded"
+    begin = time.perf_counter()
+    subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL)
+    undisturbed = time.perf_counter() - begin
+    kills = 0
+    for number in range(rounds):
+        run = folder / f"embedded-{number}"
+        for _ in range(3):
+            process = subprocess.Popen([*command, str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(rng.uniform(0.2, 1) * undisturbed)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+        if process.returncode:
+            subprocess.run([*command, str(run)], check=True, stdout=subprocess.DEVNULL)
+        if not same_store(run, whole):
+            raise SystemExit(f"round {number}: the resumed store differs from the undisturbed one")
+        shutil.rmtree(run)
+    found = {"embedding_rounds": rounds, "killed": kills, "seconds_undisturbed": round(undisturbed, 1)}
+    print(json.dumps(found), flush=True)
+
+
 def main() -> None:
     rounds, rng = int(sys.argv[1]) if len(sys.argv) > 1 else 20, random.Random(0)
+    embedding_rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 50
     with tempfile.TemporaryDirectory() as folder:
         data, whole = Path(folder) / "data.jsonl", Path(folder) / "whole"
         write_rows(data, rng)
+        soak_embedding(Path(folder), data, embedding_rounds, rng)
         command = ["lore", "train", str(data), "--ranks", "1,2", "--out"]
         begin = time.perf_counter()
         subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL)

@@ -118,6 +118,16 @@ def test_the_side_that_a_tokenizer_pads_on_does_not_matter(reward_model: Path, t
     assert torch.equal(left, right)
 
 
+def test_a_gguf_file_gives_the_vectors_of_the_model_it_was_made_from(tmp_path: Path) -> None:
+    path = tiny.save_gguf(tmp_path / "model.gguf")
+    encoder, whole = load_encoder(str(path)), load_encoder(str(tmp_path / "model"))
+    torch.testing.assert_close(
+        encoder.encode(CONVERSATIONS).vectors, whole.encode(CONVERSATIONS).vectors, atol=1e-4, rtol=1e-4
+    )
+    assert encoder.fingerprint["encoder"] == "model.gguf"
+    assert encoder.fingerprint["weights"] != whole.fingerprint["weights"]
+
+
 def test_shared_prompts_are_read_once_and_said(language_model: Path) -> None:
     encoder = load_encoder(str(language_model))
     tokens = encoder.tokens(CONVERSATIONS).tokens
@@ -175,14 +185,6 @@ def test_a_text_that_spells_control_tokens_is_read_as_text(content: str) -> None
     assert tokenizer.decode(tokens) == tokenizer.decode(harmless).replace(
         "assistant\nx", f"assistant\n{content.strip()}"
     )
-
-
-def test_a_template_that_says_things_twice_is_refused_where_it_matters() -> None:
-    tokenizer = tiny.tokenizer("{% for turn in messages %}{{ turn.content }}{{ turn.content }}{% endfor %}")
-    chat = ChatTokens(tokenizer, "echo")
-    assert chat.of([conversation("a", "b")])
-    with pytest.raises(EncoderError, match="repeats or leaves out"):
-        chat.of([conversation("a", "<|end|>")])
 
 
 def test_a_conversation_that_the_template_refuses_is_named_with_its_reason(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from conftest import WORDS, HashEncoder
 from lore import experiments
 from lore.check import check
+from lore.embedding import encode
 from lore.errors import ConfigError, DataError, MissingExtra, RunError
 from lore.experiments import read_protocol
-from lore.preferences import Findings, Origin, text_of
+from lore.preferences import Findings, Origin, PreferencesBuilder, text_of
 from lore.reproduce import reproduce
 from lore.run import Run
 from lore.sources import read
@@ -112,6 +113,27 @@ def test_personalllm_is_reproduced_in_the_four_settings(personalllm: Path, tmp_p
     with pytest.raises(RunError, match="it is repeated whole"):
         evaluate_step(tmp_path / "run")
     assert list(Run.load(tmp_path / "run").users) == [*parts.seen_train.users, *parts.unseen_shots.users]
+
+
+def test_embeddings_that_were_exported_give_the_same_experiment(personalllm: Path, tmp_path: Path) -> None:
+    report = report_of(reproduce("personalllm", tmp_path / "run", data=personalllm, seed=1).folder)
+    (tmp_path / "given").mkdir()
+    for split in ("train", "test"):
+        rows = [json.loads(line) for line in (personalllm / f"{split}.jsonl").read_text().splitlines()]
+        conversations = [
+            ((("user", row["prompt"]),), (("assistant", row[f"response_{at}"] or ""),))
+            for row in rows
+            for at in range(1, 9)
+        ]
+        table = PreferencesBuilder(Origin())
+        for (prompt,), (response,) in conversations:
+            table.row(prompt[1], response[1])
+        encode(table.build(), HashEncoder(reference=torch.ones(26))).export(
+            conversations, tmp_path / "given" / f"{split}.safetensors"
+        )
+    given = reproduce("personalllm", tmp_path / "again", data=personalllm, embeddings=tmp_path / "given", seed=1)
+    for ours, theirs in zip(report_of(given.folder)["results"], report["results"], strict=True):
+        assert ours == pytest.approx(theirs)
 
 
 def test_another_concentration_makes_another_population(personalllm: Path, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ class SentenceEncoder:
     def tokens(self, conversations: Sequence[Conversation]) -> Fitted:
         """The tokens of responses within the limit, and which were too long."""
         texts = [text_of(response) for _, response in conversations]
+        if not texts:
+            return Fitted([], torch.empty(0, dtype=torch.uint8))
         found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         begin, end = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
         return self._limit.fit([[begin, *row, end] for row in found], begin)

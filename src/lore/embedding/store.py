@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lore.embedding.encoded import Encoded, Encoder, Fingerprint
 from lore.embedding.encoders import load_encoder
 from lore.embedding.folder import Contents, Keys, StoreFolder, as_keys
 from lore.embedding.options import EncoderOptions
-from lore.embedding.tokens import CUT, DROPPED
+from lore.embedding.tokens import CUT, DROPPED, Conversation
 from lore.errors import StoreError
-from lore.preferences import Preferences
+from lore.files import replacing
+from lore.preferences import Preferences, conversation_key
 from lore.progress import Progress, silent
 
 _SHARD = 512  # conversations that a run loses at most when it is killed
@@ -82,6 +84,24 @@ class Embeddings:
             rejected=int((rejected != 0).sum()),
             comparisons=int(((chosen == DROPPED) | (rejected == DROPPED)).sum()),
         )
+
+    def export(self, conversations: Sequence[Conversation], path: str | Path) -> None:
+        """Write vectors of conversations, one row each in the order given, as safetensors with the key `embeddings`.
+
+        The reward head, where there is one, goes along as `reference`. With the eight responses to each prompt in turn
+        this is the `train.safetensors` of PersonalLLM's pages.
+
+        Raises:
+            StoreError: a conversation has not been embedded.
+        """
+        rows = self.find([conversation_key(*conversation) for conversation in conversations])
+        if missing := int((rows < 0).sum()):
+            raise StoreError(f"{missing} of {len(rows)} conversations are not in the store; embed them first")
+        tensors = {"embeddings": self.vectors[torch.from_numpy(rows)]}
+        if self.reference is not None:
+            tensors["reference"] = self.reference
+        with replacing(Path(path)) as beside:
+            save_file(tensors, beside)
 
     @classmethod
     def load(cls, folder: str | Path, *, verify: bool = False) -> "Embeddings":
