@@ -249,8 +249,12 @@ def test_minilm_does_not_depend_on_its_neighbours_and_says_what_it_cut() -> None
     conversations = [((), (("assistant", text),)) for text in texts]
     together = encoder.encode(conversations)
     assert together.status.tolist() == [0, 0, CUT, 0]
-    assert together.vectors.shape == (4, 384)
-    torch.testing.assert_close(together.vectors.norm(dim=1), torch.ones(4))
+    assert together.vectors.shape == (4, 768)
+    torch.testing.assert_close(together.vectors.norm(dim=1), torch.full((4,), 0.5**0.5))
+    assert bool((together.vectors[:, 384:] == 0).all())  # nothing was asked
+    asked, other = (encoder.encode([conversation(prompt, "short")]).vectors[0] for prompt in ("Why?", "Who are you?"))
+    torch.testing.assert_close(asked[:384], together.vectors[0, :384], atol=1e-5, rtol=0)
+    assert float((asked - other)[:384].abs().max()) < 1e-5 < float((asked - other)[384:].abs().max())
     for at, one in enumerate(conversations):
         torch.testing.assert_close(encoder.encode([one]).vectors[0], together.vectors[at], atol=1e-5, rtol=0)
     assert float(together.vectors[0] @ together.vectors[1]) < 0.99
@@ -529,14 +533,24 @@ def test_damage_in_a_large_shard_is_found_when_it_is_verified_and_when_more_is_e
 
 def test_a_large_table_stays_where_it_is_and_gives_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = small_rows(users=3, prompts=6)
-    table, store = load(rows[::2] + rows[1::2]), encode(load(small_rows(users=3, prompts=8)), HashEncoder())
-    small = Pairs.from_embeddings(table, store)
-    monkeypatch.setattr("lore.pairs._COPIED", 0)
-    large = Pairs.from_embeddings(table, store)
-    assert large.vectors is store.vectors
-    assert torch.equal(large.differences(), small.differences())
-    for values in ("group", "response", "length"):
-        assert torch.equal(getattr(large, values)[large.chosen], getattr(small, values)[small.chosen])
+    table = load(rows[::2] + rows[1::2])
+    for stored in (
+        load(small_rows(users=3, prompts=8)),
+        load(rows),
+    ):  # more than the table, and the same in another order
+        store = encode(stored, HashEncoder())
+        found = store.vectors[store.rows(table)]
+        expected = found[torch.from_numpy(table.chosen)] - found[torch.from_numpy(table.rejected)]
+        with monkeypatch.context() as patch:
+            small = Pairs.from_embeddings(table, store)
+            patch.setattr("lore.pairs._COPIED", 0)
+            large = Pairs.from_embeddings(table, store)
+        assert large.vectors is store.vectors
+        strict = torch.from_numpy(table.chosen != table.rejected)
+        for pairs in (small, large):
+            assert torch.equal(pairs.differences(), expected[strict])
+        for values in ("group", "response", "length"):
+            assert torch.equal(getattr(large, values)[large.chosen], getattr(small, values)[small.chosen])
 
 
 def test_vectors_that_are_not_finite_are_refused(preferences: Preferences) -> None:

@@ -52,6 +52,29 @@ def test_each_person_gets_their_own_order_and_strangers_the_populations(rewards:
     assert rewards.rerank(None, None, texts).rewards == stranger.rewards
 
 
+def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lore.embedding.store", "lore.rewards"):
+        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
+    config = TrainConfig(family="gaussian", ranks=(1, 2), unseen=0.25)
+    rewards = PersonalRewards.load(train(read(small_rows(users=24)), tmp_path / "run", config).folder)
+    texts = ["apple bread cloud dream eagle 1", "bread 1", "kettle"]
+    known, stranger = (rewards.rerank(user, "Say 1", texts) for user in ("u1", "nobody"))
+    for found in (known, stranger):
+        assert found.best is not None
+        assert found.intervals is not None
+        assert sum(found.best) == pytest.approx(1)
+        assert all(low <= reward <= high for reward, (low, high) in zip(found.rewards, found.intervals, strict=True))
+        assert found.to_json()["results"][0].keys() == {"index", "reward", "low", "high", "probability_best"}
+    widths = [sum(high - low for low, high in found.intervals or []) for found in (known, stranger)]
+    assert widths[0] < widths[1]  # what somebody chose makes us surer
+    covariance = rewards.covariance("u1")
+    assert covariance is not None
+    coordinates = rewards.run.basis.coordinates(rewards.embed("Say 1", texts)).double()
+    low, high = (known.intervals or [])[0]
+    assert high - low == pytest.approx(2 * 1.959964 * float(coordinates[0] @ covariance @ coordinates[0]) ** 0.5)
+    assert rewards.rerank("u1", "Say 1", texts) == known
+
+
 def test_bad_candidates_are_refused(rewards: PersonalRewards) -> None:
     for candidates, words in (([], "empty"), ([3], "chat turns"), ([[{"role": "x", "content": "y"}]], "chat turns")):
         with pytest.raises(DataError, match=words):

@@ -91,7 +91,8 @@ class Fit:
             could still change, relatively, for a relative change of the basis. At rank 1 with a distance penalty of
             positive strength, which is a convex problem, a bound: the objective is at most this share of itself above
             its minimum. For the gaussian family, the relative change of the covariance in the last iteration.
-        converged: whether the stopping rule was met; that of the gaussian family is a fixed number of iterations.
+        converged: whether the stopping rule was met; the gaussian family takes as many
+            iterations as held-out groups want, eight at most.
         history: objective after each step.
         strength: of the penalty, as used.
         weight_strength: of the shrinkage of weights, as used.

@@ -19,9 +19,9 @@ from lore.checkpoint import Checkpoint
 from lore.config import Fit, FitConfig
 from lore.descent import Minimum
 from lore.errors import ConfigError, ConvergenceWarning
-from lore.gaussian import learn_taste, principal_features
+from lore.gaussian import ITERATIONS, Taste, learn_taste, principal_features
 from lore.objective import Average, penalty
-from lore.optimize import UserChoices, gaussian_weights
+from lore.optimize import Posterior, UserChoices, gaussian_weights
 from lore.pairs import Pairs
 from lore.problem import (
     INNER_TOLERANCE,
@@ -295,31 +295,36 @@ class Fitter:
 
     def _fit_gaussian(self, config: FitConfig) -> Fit:
         center, strength, validation = self._center(config)
-        basis, change = _gaussian_basis(self.pairs, config, center)
-        problem = likelihood(self.pairs, config.average, config.temperature)
-        offset, projected = problem.project(center[:, None]).squeeze(1), problem.project(basis.vectors)
-        posterior = gaussian_weights(
-            gaussian_choices(self.pairs, basis), projected, offset, INNER_TOLERANCE * config.tolerance
-        )
-        weights = posterior.weights.to(projected)
-        loss = float(problem.loss(problem.margins(projected, weights) + offset))
-        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
+        iterations = ITERATIONS
         if validation is not None:
-            validation = self._held_out_gaussian(config)
+            losses = self._held_out_gaussian(config)
+            iterations = int(np.argmin(losses))
+            validation = losses[iterations]
+        problem = _GaussianProblem(self.pairs, config, center)
+        tastes = problem.tastes(iterations)
+        basis = problem.basis(tastes[-1] if tastes else None)
+        posterior = problem.posterior(basis)
+        table = problem.table
+        weights = posterior.weights.to(center)
+        loss = float(table.loss(table.margins(table.project(basis.vectors), weights) + problem.offset))
+        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
+        change = tastes[-1].change if tastes else 0.0
         return Fit(basis, weights, loss, objective, change, converged=True, strength=strength, validation=validation)
 
-    def _held_out_gaussian(self, config: FitConfig) -> float:
-        losses = []
+    def _held_out_gaussian(self, config: FitConfig) -> list[float]:
+        """Log loss on held-out groups without tastes, and with those after each iteration."""
+        folds = []
         for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
-            basis, _ = _gaussian_basis(fold.pairs, config, center)
-            train = likelihood(fold.pairs, config.average, config.temperature)
-            offset = train.project(center[:, None]).squeeze(1)
-            choices = gaussian_choices(fold.pairs, basis)
-            weights = gaussian_weights(choices, train.project(basis.vectors), offset, config.tolerance).weights
+            problem = _GaussianProblem(fold.pairs, config, center)
             held_out = likelihood(fold.held_out, config.average, config.temperature)
-            margin = held_out.margins(held_out.project(basis.vectors), weights.to(offset))
-            losses.append(float(held_out.loss(margin + held_out.project(center[:, None]).squeeze(1))))
-        return float(np.mean(losses))
+            offset = held_out.project(center[:, None]).squeeze(1)
+            losses = [float(held_out.loss(offset))]
+            for taste in problem.tastes(ITERATIONS):
+                basis = problem.basis(taste)
+                weights = problem.posterior(basis).weights.to(center)
+                losses.append(float(held_out.loss(held_out.margins(held_out.project(basis.vectors), weights) + offset)))
+            folds.append(losses)
+        return np.mean(folds, axis=0).tolist()
 
     def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
         if config.strength == "auto":
@@ -328,26 +333,45 @@ class Fitter:
         return self._fit_pooled(self, None, config, config.strength).point.squeeze(1), config.strength, None
 
 
-def _gaussian_basis(pairs: Pairs, config: FitConfig, center: Tensor) -> tuple[RewardBasis, float]:
-    """The learned tastes around a center, and the relative change of their covariance in the last iteration."""
-    features = principal_features(pairs.vectors).map
-    if config.rank > features.shape[1]:
-        raise ConfigError(f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}")
-    problem = likelihood(pairs, config.average, config.temperature)
-    share = pairs.weight / config.tempering
-    tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
-    offset = problem.project(center[:, None]).squeeze(1)
-    taste = learn_taste(tempered, problem.project(features), offset, config.rank)
-    vectors = features @ taste.root.to(features)
-    basis = RewardBasis(
-        vectors=vectors,
-        center=center,
-        population=torch.zeros_like(vectors[0]),
-        family="gaussian",
-        rank=config.rank,
-        temperature=config.temperature,
-    )
-    return basis, taste.change
+class _GaussianProblem:
+    """Learning tastes from some pairs around a center: features, the tempered likelihood, and what comes of it."""
+
+    def __init__(self, pairs: Pairs, config: FitConfig, center: Tensor) -> None:
+        # Of the items that are learned from: others would spend directions on what cannot be learned.
+        used = pairs.chosen if pairs.rejected is None else torch.cat([pairs.chosen, pairs.rejected])
+        self.features = principal_features(pairs.vectors[used.unique()]).map
+        if config.rank > self.features.shape[1]:
+            raise ConfigError(
+                f"`rank` must be at most the {self.features.shape[1]} features of these pairs, got {config.rank}"
+            )
+        self.pairs, self.config, self.center = pairs, config, center
+        self.table = likelihood(pairs, config.average, config.temperature)
+        self.offset = self.table.project(center[:, None]).squeeze(1)
+
+    def tastes(self, iterations: int) -> list[Taste]:
+        """The covariance of tastes after each iteration."""
+        pairs, config = self.pairs, self.config
+        share = pairs.weight / config.tempering
+        tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
+        return learn_taste(tempered, self.table.project(self.features), self.offset, config.rank, iterations)
+
+    def basis(self, taste: Taste | None) -> RewardBasis:
+        """The basis of some tastes; without any, everybody is the center."""
+        vectors = torch.zeros_like(self.features) if taste is None else self.features @ taste.root.to(self.features)
+        return RewardBasis(
+            vectors=vectors,
+            center=self.center,
+            population=torch.zeros_like(vectors[0]),
+            family="gaussian",
+            rank=self.config.rank,
+            temperature=self.config.temperature,
+        )
+
+    def posterior(self, basis: RewardBasis) -> Posterior:
+        """Everybody's weights, as `fit_weights` learns them."""
+        projected = self.table.project(basis.vectors)
+        tolerance = INNER_TOLERANCE * self.config.tolerance
+        return gaussian_weights(gaussian_choices(self.pairs, basis), projected, self.offset, tolerance)
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:

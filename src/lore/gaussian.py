@@ -15,7 +15,7 @@ from lore.objective import working_dtype
 from lore.optimize import UserChoices, gaussian_weights
 
 START_VARIANCE = 0.01
-ITERATIONS = 8  # later iterations fit the training items; eight was best on held-out items of two data sets
+ITERATIONS = 8  # at most; held-out items choose among them
 MOST_FEATURES = 80
 
 
@@ -40,7 +40,7 @@ class Taste:
 
 
 def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
-    """Principal components of embeddings `[rows, dim]`, at most `most`, under one global scale.
+    """Principal components of vectors `[rows, dim]`, at most `most`, under one global scale.
 
     Exact singular values are found for the smaller side: O(rows · dim · min(rows, dim)).
     """
@@ -57,28 +57,33 @@ def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
     return Features((directions / spread).to(working_dtype(vectors.dtype)))
 
 
-def learn_taste(choices: UserChoices, projected: Tensor, offset: Tensor, rank: int) -> Taste:
-    """Tempered expectation-maximization from `Sigma = 0.01 I`, eight iterations.
+def learn_taste(
+    choices: UserChoices, projected: Tensor, offset: Tensor, rank: int, iterations: int = ITERATIONS
+) -> list[Taste]:
+    """Tempered expectation-maximization from `Sigma = 0.01 I`; the covariance after each iteration.
+
+    It has no end of its own: later iterations fit the training items. How many to take is for held-out items to say.
 
     Args:
         choices: who chose; `share` holds pair weights over the tempering.
         projected: differences of features, `[pairs, features]`.
         offset: margin of the center, `[pairs]`.
-        rank: learned tastes; at most the number of features less one.
+        rank: learned tastes; at most the number of features.
+        iterations: how many to take.
     """
     features = projected.shape[1]
-    identity = torch.eye(features, dtype=torch.float64, device=projected.device)
-    root = START_VARIANCE**0.5 * identity
-    sigma, change = root @ root.T, float("inf")
+    root = START_VARIANCE**0.5 * torch.eye(features, dtype=torch.float64, device=projected.device)
+    sigma = root @ root.T
     people = int((torch.bincount(choices.user, minlength=choices.users) > 0).sum())
-    for _ in range(ITERATIONS):
+    found = []
+    for _ in range(iterations):
         posterior = gaussian_weights(choices, projected @ root.to(projected), offset, 1e-8, moments=True)
         moment = root @ (posterior.second_moment / max(people, 1)) @ root.T
-        values, found = torch.linalg.eigh(moment)
-        values, found = values.flip(0), found.flip(1)
+        values, directions = torch.linalg.eigh(moment)
+        values, directions = values.flip(0), directions.flip(1)
         noise = values[rank:].mean() if rank < features else values.new_zeros(())
         spread = torch.cat([values[:rank], noise.expand(features - rank).to(values)])
-        root = found * spread.clamp(min=1e-12).sqrt()
+        root = directions * spread.clamp(min=1e-12).sqrt()
         before, sigma = sigma, root @ root.T
-        change = float((sigma - before).norm() / before.norm())
-    return Taste(root, change)
+        found.append(Taste(root, change=float((sigma - before).norm() / before.norm())))
+    return found

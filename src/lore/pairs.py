@@ -112,9 +112,10 @@ class Pairs:
         rows = embeddings.rows(preferences)
         lengths = torch.tensor([len(text_of(turns)) for turns in preferences.responses])
         row_response = torch.from_numpy(preferences.row_response)
-        place, size = _places(embeddings.vectors, rows)
+        vectors, place = _table_of(embeddings.vectors, rows)
+        size = len(vectors)
         table = cls(
-            vectors=embeddings.vectors if size == len(embeddings.vectors) else embeddings.vectors[rows],
+            vectors=vectors,
             chosen=place[torch.from_numpy(preferences.chosen)],
             rejected=place[torch.from_numpy(preferences.rejected)],
             user=torch.from_numpy(preferences.user),
@@ -305,11 +306,11 @@ class Pairs:
         return self.select(order[position < shots].sort().values)
 
 
-def _places(vectors: Tensor, rows: Tensor) -> tuple[Tensor, int]:
-    """Where the rows of a table will lie, and in how many: packed, or in a store above 1 GiB where they are."""
+def _table_of(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors of some rows, and where each row lies in them: packed, or above 1 GiB all of them as they are."""
     if len(rows) * vectors.shape[1] * vectors.element_size() > _COPIED or torch.equal(rows, torch.arange(len(vectors))):
-        return rows, len(vectors)
-    return torch.arange(len(rows)), len(rows)
+        return vectors, rows
+    return vectors[rows], torch.arange(len(rows))
 
 
 def _placed(values: Tensor, place: Tensor, size: int) -> Tensor:

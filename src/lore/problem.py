@@ -22,6 +22,7 @@ _CERTAIN = 1e-3  # bound of the error of a convex fit at which it ends, relative
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
 _LEAST_CURVATURE = 1e-3  # of the loss by a margin at temperature 1, which is nil where all choices are certain
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
+_LEAST_TEMPERING = 2.0
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
 
@@ -309,15 +310,16 @@ class SimplexProblem:
 
 
 def gaussian_choices(pairs: Pairs, basis: RewardBasis) -> UserChoices:
-    """Users' problems at update time: pair weights over `max(1, pairs / (distinct items - 1))` of each user.
+    """Users' problems at update time: pair weights over `max(2, pairs / (distinct items - 1))` of each user.
 
-    Pairs that share items are not independent: n items give n - 1 independent comparisons. Pairs made from differences
-    have no items and count in full.
+    Pairs that share items are not independent: n items give n - 1 independent comparisons. At least 2, as features
+    miss what items have in common for all people: probabilities are calibrated with it, and too sure of themselves with
+    1 (docs/results.md). Pairs made from differences have no items and count in full.
     """
     share = pairs.weight
     if pairs.rejected is not None and len(pairs):
         judged = torch.stack([pairs.user.repeat(2), torch.cat([pairs.chosen, pairs.rejected])])
         items = torch.bincount(judged.unique(dim=1)[0], minlength=len(pairs.users))
-        tempering = (pairs.counts / (items - 1).clamp(min=1)).clamp(min=1.0)
+        tempering = (pairs.counts / (items - 1).clamp(min=1)).clamp(min=_LEAST_TEMPERING)
         share = share / tempering[pairs.user]
     return UserChoices(pairs.user, pairs.label, share, len(pairs.users), basis.temperature)

@@ -2,15 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lore.embedding import Encoder, load_encoder
 from lore.errors import DataError, StoreError
+from lore.pairs import Pairs
+from lore.personalize import fit_weights
 from lore.preferences import ROLES, Turns
 from lore.run import Run
+from lore.train import pairs_of_run
+
+_NORMAL = 1.959964  # quantile of a 95 % interval
+_DRAWS = 4_096  # of a person's weights, for the probability that a candidate is the best
 
 
 @dataclass(frozen=True)
@@ -22,16 +30,24 @@ class Reranked:
         personalized: whether the weights are the user's own; if not, they are the population's.
         order: positions of the candidates, best first.
         rewards: reward of each candidate, in the order they were given.
+        intervals: 95 % interval of each reward, in that order (gaussian family).
+        best: probability that each candidate is the best for this person, in that order (gaussian family).
     """
 
     user: str | None
     personalized: bool
     order: list[int]
     rewards: list[float]
+    intervals: list[tuple[float, float]] | None = None
+    best: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `lore rerank` prints."""
-        results = [{"index": index, "reward": self.rewards[index]} for index in self.order]
+        results: list[dict[str, Any]] = [{"index": index, "reward": self.rewards[index]} for index in self.order]
+        if self.intervals is not None and self.best is not None:
+            for result, index in zip(results, self.order, strict=True):
+                low, high = self.intervals[index]
+                result |= {"low": low, "high": high, "probability_best": self.best[index]}
         return {"user": self.user, "personalized": self.personalized, "results": results}
 
 
@@ -79,9 +95,41 @@ class PersonalRewards:
         if not candidates:
             raise DataError("`candidates` is empty; give at least one response")
         weights, personalized = self.weights(user)
-        rewards = self.run.basis.rewards(self.embed(prompt, candidates), weights)
+        vectors = self.embed(prompt, candidates)
+        rewards = self.run.basis.rewards(vectors, weights)
         order = rewards.argsort(descending=True, stable=True).tolist()
-        return Reranked(user, personalized, order, rewards.tolist())
+        covariance = self.covariance(user) if self.run.basis.family == "gaussian" else None
+        if covariance is None:
+            return Reranked(user, personalized, order, rewards.tolist())
+        coordinates = self.run.basis.coordinates(vectors).double()
+        root = torch.linalg.cholesky(covariance)
+        spread = _NORMAL * (coordinates @ root).norm(dim=1)
+        intervals = torch.stack([rewards - spread, rewards + spread], dim=1).tolist()
+        # The same draws for everybody and every request: an answer does not change when it is asked for again.
+        noise = torch.randn(_DRAWS, len(root), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        winner = (rewards + noise @ (coordinates @ root).T).argmax(dim=1)
+        best = torch.bincount(winner, minlength=len(rewards)) / _DRAWS
+        return Reranked(
+            user, personalized, order, rewards.tolist(), [(low, high) for low, high in intervals], best.tolist()
+        )
+
+    def covariance(self, user: str | None) -> Tensor | None:
+        """Posterior covariance of a person's weights, `[columns, columns]`; the prior's for somebody unknown.
+
+        None for somebody whom `lore personalize` added, as the run does not keep what they chose. The first call for
+        somebody known reads the comparisons of the run.
+        """
+        if user is None or user not in self.run.users:
+            return torch.eye(self.run.basis.columns, dtype=torch.float64)
+        people = self._pairs.users
+        if user not in people:
+            return None
+        own = fit_weights(self._pairs.of_users(torch.tensor([people.index(user)])), self.run.basis)
+        return own.covariance(torch.tensor([0]))[0].double()
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return pairs_of_run(self.run.folder)
 
     def best_of(self, user: str | None, prompt: Any, candidates: Sequence[Any]) -> Any:
         """The candidate with the highest reward for one person."""

@@ -363,6 +363,11 @@ def _prepared(run: str | Path) -> _Prepared:
     return _Prepared(preferences, embeddings, *_pairs_and_split(folder, preferences, embeddings, config), config)
 
 
+def pairs_of_run(run: str | Path) -> Pairs:
+    """All comparisons of the people of a RUN folder, as their weights were learned from."""
+    return _prepared(run).pairs
+
+
 def fit_step(run: str | Path, config: FitConfig, *, force: bool = False) -> Fit:
     """`lore fit`: learn a basis from the seen users of a RUN folder, and everybody's weights.
 

@@ -1,0 +1,110 @@
+"""Whether probabilities mean what they say: reliability, and the scores that go with it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lore.basis import RewardBasis
+from lore.evaluate import margins
+from lore.pairs import Pairs
+from lore.personalize import UserWeights
+from lore.problem import likelihood
+
+_BINS = 10
+_PEOPLE, _PAIRS = 64, 8_192  # of whom covariances, and for which copies of them, are formed at a time
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted against observed shares of the more likely answer.
+
+    Attributes:
+        predicted: mean probability in each bin, `[bins]`; bins hold equally many judgements.
+        observed: share of judgements that the prediction had right, `[bins]`.
+        low: lower end of the 95 % Wilson interval of `observed`, `[bins]`.
+        high: upper end, `[bins]`.
+        count: judgements in each bin, `[bins]`.
+        error: expected calibration error: mean of `|observed - predicted|` over judgements.
+        brier: mean squared error of the probability.
+        log_loss: mean negative log-likelihood.
+    """
+
+    predicted: Tensor
+    observed: Tensor
+    low: Tensor
+    high: Tensor
+    count: Tensor
+    error: float
+    brier: float
+    log_loss: float
+
+
+def probabilities(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> Tensor:
+    """P(chosen preferred to rejected) of each pair, `[pairs]`.
+
+    For the gaussian family and `people` from `fit_weights`, with what is not known of their weights averaged over:
+    `sigmoid(margin / sqrt(1 + pi variance / 8))` (MacKay 1992, equation 10).
+    """
+    margin = margins(pairs, basis, people).double() / basis.temperature
+    if basis.family != "gaussian" or not isinstance(people, UserWeights):
+        return torch.sigmoid(margin)
+    variance = margin_variances(pairs, basis, people) / basis.temperature**2
+    return torch.sigmoid(margin / (1 + math.pi * variance / 8).sqrt())
+
+
+def margin_variances(pairs: Pairs, basis: RewardBasis, people: UserWeights) -> Tensor:
+    """Posterior variance of the margin of each pair, `[pairs]`, some people at a time."""
+    table = likelihood(pairs, "pairs", basis.temperature)
+    projected = table.project(basis.vectors.to(pairs.like)).double()
+    variance = torch.zeros(len(pairs), dtype=torch.float64, device=projected.device)
+    for rows in torch.nonzero(pairs.counts > 0).flatten().split(_PEOPLE):
+        covariance = people.covariance(rows).double()
+        number = torch.full((len(pairs.users),), -1, device=rows.device).index_copy_(0, rows, torch.arange(len(rows)))
+        own = torch.nonzero(number[pairs.user] >= 0).flatten()
+        for some in own.split(_PAIRS):
+            difference = projected[some]
+            spread = (difference[:, None, :] @ covariance[number[pairs.user[some]]]).squeeze(1)
+            variance[some] = (spread * difference).sum(1)
+    return variance
+
+
+def calibration(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor, bins: int = _BINS) -> Calibration:
+    """Calibration of a model's `probabilities` on held-out pairs, each judgement counting alike.
+
+    The error is that of Naeini et al. 2015 with bins of equally many judgements, which is biased upward for few.
+
+    Args:
+        pairs: held-out choices.
+        basis: shared directions.
+        people: what is known of them, row by row in the order of `pairs.users`.
+        bins: of confidence, from 1/2 to 1.
+    """
+    chance, label = probabilities(pairs, basis, people), pairs.label.double()
+    likely = torch.maximum(chance, 1 - chance)
+    right = torch.where(chance >= 1 / 2, label, 1 - label)
+    parts = [part for part in likely.argsort().tensor_split(min(bins, len(pairs))) if len(part)]
+    predicted = torch.stack([likely[part].mean() for part in parts])
+    observed = torch.stack([right[part].mean() for part in parts])
+    count = torch.tensor([len(part) for part in parts])
+    low, high = _wilson(observed, count)
+    losses = -torch.special.xlogy(label, chance) - torch.special.xlog1py(1 - label, -chance)
+    return Calibration(
+        predicted=predicted,
+        observed=observed,
+        low=low,
+        high=high,
+        count=count,
+        error=float(((observed - predicted).abs() * count).sum() / count.sum()),
+        brier=float((label - chance).square().mean()),
+        log_loss=float(losses.mean()),
+    )
+
+
+def _wilson(share: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % interval of a share (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)).sqrt()
+    return middle - half, middle + half
