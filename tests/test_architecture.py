@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "lore"
 # A module imports only from those above it (docs/architecture.md).
 ORDER = """errors files progress simplex objective optimize descent charts gaussian recipe preferences sources check
 embedding pairs basis simulate problem config checkpoint cost fitter fit personalize evaluate calibration experiments
-report run train demo reproduce ask rewards score users serve cli compat""".split()  # noqa: SIM905
+report run train demo reproduce ask questionnaire rewards score users serve cli compat""".split()  # noqa: SIM905
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 

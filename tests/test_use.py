@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
-from conftest import HashEncoder, random_pairs, small_rows
-from lore.ask import next_comparison
-from lore.basis import RewardBasis
-from lore.errors import ConfigError, DataError, LoreError, ShapeError, StoreError
-from lore.fit import FitConfig, fit_basis
-from lore.personalize import fit_weights
+from conftest import HashEncoder, small_rows
+from lore import cli
+from lore.errors import ConfigError, DataError, LoreError, StoreError
+from lore.questionnaire import Questionnaire
 from lore.rewards import PersonalRewards, trl_reward
 from lore.run import Run
 from lore.score import score_file
@@ -109,32 +108,6 @@ def test_a_file_is_scored_row_by_row(run_folder: Path, rewards: PersonalRewards,
         score_file(run_folder, path)
 
 
-@pytest.mark.parametrize("family", ["simplex", "gaussian"])
-@pytest.mark.parametrize("answered", [0, 20])
-def test_the_next_question_is_one_whose_answer_is_not_known(family: str, answered: int) -> None:
-    pairs = random_pairs()
-    basis = fit_basis(pairs, FitConfig(family=family, rank=2, strength=1e-2, weight_strength=0.01)).basis
-    people = fit_weights(pairs.of_users(torch.tensor([0])).select(torch.arange(answered)), basis)
-    candidates = torch.tensor([[0, 0], [3, 4], [1, 1]])
-    question = next_comparison(people, basis, pairs.vectors, candidates)
-    assert (question.first, question.second) == (3, 4)
-    assert question.information > 0
-    with pytest.raises(ShapeError, match="candidates"):
-        next_comparison(people, basis, pairs.vectors, torch.zeros(0, 2, dtype=torch.long))
-
-
-def test_questions_about_differences_need_no_rows() -> None:
-    pairs = random_pairs()
-    differences = [(pairs.vectors[pairs.chosen] - pairs.vectors[pairs.rejected])[pairs.user == 0]]
-    from lore.pairs import Pairs
-
-    listed = Pairs.from_differences(differences)
-    vectors = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
-    basis = RewardBasis(vectors, torch.zeros(6).double(), torch.full((2,), 0.5).double(), "simplex", 2)
-    question = next_comparison(fit_weights(listed, basis), basis, pairs.vectors, torch.tensor([[0, 1]]))
-    assert question.information >= 0
-
-
 def test_events_are_there_once_and_in_order(tmp_path: Path) -> None:
     store = UserStore(tmp_path / "events.sqlite")
     events = [
@@ -195,3 +168,33 @@ def test_serving_stays_on_this_machine(run_folder: Path, monkeypatch: pytest.Mon
 
     serve(run_folder, 8123)
     assert (asked["host"], asked["port"]) == ("127.0.0.1", 8123)
+
+
+@pytest.mark.parametrize("family", ["simplex", "gaussian"])
+def test_a_questionnaire_learns_a_person_from_few_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Any
+) -> None:
+    for module in ("lore.embedding.store", "lore.rewards"):
+        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
+    config = TrainConfig(family=family, ranks=(1, 2), unseen=0.25)
+    run = train(read(small_rows(users=24)), tmp_path / "run", config).folder
+    questions = Questionnaire(run, "new")
+    before = questions.weights()
+    seen = set()
+    for _ in range(6):
+        choice = questions.next()
+        assert choice.prompts[0] == choice.prompts[1]
+        seen.add((choice.question.first, choice.question.second))
+        questions.answer(choice, first=len(choice.responses[0]) > len(choice.responses[1]))
+    assert len(seen) == 6
+    rows = questions.comparisons()
+    assert all(len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in rows)
+    rewards = PersonalRewards.load(run)
+    texts = ["apple bread cloud dream eagle 1", "bread 1"]
+    vectors = rewards.embed("Say 1", texts)
+    mine, population = (rewards.run.basis.rewards(vectors, weights) for weights in (questions.weights(), before))
+    assert float(mine[0] - mine[1]) > float(population[0] - population[1])  # likes long ones
+    command = ["ask", str(run), "--user", "new", "--worth", "0", "--out", str(tmp_path / "a.jsonl")]
+    typed = CliRunner().invoke(cli.app, command, input="1\n2\nq\n")
+    assert typed.exit_code == 0, typed.output
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2

@@ -1,33 +1,58 @@
 """The comparison worth asking next: the pair whose answer is expected to tell most about a person.
 
 Bayesian active learning by disagreement (Houlsby et al. 2011): the entropy of the expected answer less the expected
-entropy of the answer, over draws of the person's weights.
+entropy of the answer. A person's weights are taken as normal: the posterior of the gaussian family; for the simplex
+family the mean and covariance of draws that the likelihood weighs. Then a margin is normal too, and expectations over
+it are sums over fifteen nodes (Gauss and Hermite).
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lore.basis import RewardBasis
-from lore.errors import ShapeError
+from lore.errors import ConfigError, ShapeError
 from lore.objective import pair_loss
+from lore.pairs import Pairs
 from lore.personalize import UserWeights
 
-_DRAWS = 400
+_DRAWS = 4_096  # of simplex weights
+_NODES = 15
+_SHORTLIST = 256  # responses of a table of which all pairs are candidates
+_LEADING = 8  # directions of a person's uncertainty along which the shortlist is taken
+_JUDGED = 512  # candidates on which the worth of an answer is judged
+WORTH = 1e-3  # expected gain in accuracy below which asking more is not worth it
 
 
 @dataclass(frozen=True)
 class Question:
-    """A pair of rows to ask about, and the information in nats that its answer is expected to give."""
+    """A pair of rows to ask about.
+
+    Attributes:
+        first: row of the embeddings.
+        second: row of the embeddings.
+        information: nats that the answer is expected to give.
+        gain: how much more of this person's choices among the candidates are expected to be predicted after the answer.
+        stop: whether that is less than asking is worth.
+    """
 
     first: int
     second: int
     information: float
+    gain: float
+    stop: bool
 
 
 def next_comparison(
-    people: UserWeights, basis: RewardBasis, embeddings: Tensor, candidates: Tensor, *, user: int = 0, seed: int = 0
+    people: UserWeights,
+    basis: RewardBasis,
+    embeddings: Tensor,
+    candidates: Tensor | None = None,
+    *,
+    user: int = 0,
+    worth: float = WORTH,
 ) -> Question:
     """The most informative pair of responses for one person.
 
@@ -35,50 +60,162 @@ def next_comparison(
         people: from `fit_weights`.
         basis: frozen directions.
         embeddings: of the responses, `[responses, dim]`.
-        candidates: pairs of rows of `embeddings`, int64 `[candidates, 2]`.
+        candidates: pairs of rows of `embeddings`, int64 `[candidates, 2]`; without them all pairs of a shortlist of 256
+            responses: those that lie furthest out along the directions in which least is known of the person.
         user: row of `people`.
-        seed: of the draws.
+        worth: expected gain in accuracy below which the question says `stop`.
 
     Raises:
         ShapeError: there are no candidates, or they are not pairs of rows.
     """
+    return next_comparisons(people, basis, embeddings, candidates, user=user, worth=worth, count=1)[0]
+
+
+def next_comparisons(
+    people: UserWeights,
+    basis: RewardBasis,
+    embeddings: Tensor,
+    candidates: Tensor | None = None,
+    *,
+    count: int,
+    user: int = 0,
+    worth: float = WORTH,
+) -> list[Question]:
+    """Several questions to ask at once, which do not ask the same thing twice.
+
+    Each is chosen as if the ones before had been answered, whatever the answers: they lower the covariance alone.
+
+    Args:
+        people: from `fit_weights`.
+        basis: frozen directions.
+        embeddings: of the responses, `[responses, dim]`.
+        candidates: as for `next_comparison`.
+        count: how many; no pair is asked twice, so that there may be fewer.
+        user: row of `people`.
+        worth: as for `next_comparison`.
+    """
+    if count < 1:
+        raise ConfigError(f"`count` must be 1 or more, got {count}")
+    known = _known(people, basis, user)
+    coordinates, common = basis.coordinates(embeddings).float(), basis.common_rewards(embeddings).float()
+    if candidates is None:
+        candidates = _shortlisted(coordinates, common, known)
     if candidates.dim() != 2 or candidates.shape[1] != 2 or len(candidates) == 0:
         raise ShapeError(f"`candidates` must be [candidates, 2] with at least one, got {tuple(candidates.shape)}")
-    draws, probability = _draws(people, basis, user, torch.Generator().manual_seed(seed))
-    coordinates, common = basis.coordinates(embeddings), basis.common_rewards(embeddings)
     first, second = candidates.T
-    margin = (coordinates[first] - coordinates[second]) @ draws.T.to(coordinates)
-    answers = torch.sigmoid((margin + (common[first] - common[second])[:, None]) / basis.temperature)
-    weight = probability.to(answers)
-    information = _entropy(answers @ weight) - _entropy(answers) @ weight
-    best = int(information.argmax())
-    return Question(int(first[best]), int(second[best]), max(float(information[best]), 0.0))
+    difference = (coordinates[first] - coordinates[second]) / basis.temperature
+    mean = difference @ known.mean.float() + (common[first] - common[second]) / basis.temperature
+    asked = torch.zeros(len(candidates), dtype=torch.bool, device=mean.device)
+    judged = torch.linspace(0, len(candidates) - 1, min(len(candidates), _JUDGED)).long()
+    covariance, questions = known.covariance, []
+    for _ in range(min(count, len(candidates))):
+        spread = difference @ covariance.float()
+        variance = (spread * difference).sum(dim=1)
+        scores = information(mean, variance).masked_fill(asked, -torch.inf)
+        best = int(scores.argmax())
+        gain = _gain(mean[judged], variance[judged], spread[judged] @ difference[best], mean[best], variance[best])
+        rows = (int(first[best]), int(second[best]))
+        questions.append(Question(*rows, max(float(scores[best]), 0.0), gain, stop=gain < worth))
+        asked[best] = True
+        covariance = _answered(covariance, difference[best].double(), mean[best].double())
+    return questions
 
 
-def _entropy(probability: Tensor) -> Tensor:
-    """Of a yes-or-no answer, in nats."""
-    return -(torch.special.xlogy(probability, probability) + torch.special.xlog1py(1 - probability, -probability))
+@dataclass(frozen=True)
+class _Known:
+    """Mean `[columns]` and covariance `[columns, columns]` of what a person's weights may be, in float64."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
-def _draws(people: UserWeights, basis: RewardBasis, user: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weights a person may have, `[draws, columns]`, and the probability of each draw, `[draws]`."""
+def information(mean: Tensor, variance: Tensor) -> Tensor:
+    """Nats that an answer tells about a normal margin, `[candidates]`, from its mean and variance of that shape."""
+    nodes, weights = _nodes(mean)
+    margin = mean + variance.clamp(min=0).sqrt() * nodes[:, None]
+    chance = torch.sigmoid(margin)
+    # The entropy of a yes with the odds exp(margin) is softplus(margin) - margin * chance.
+    expected = weights @ (torch.nn.functional.softplus(margin) - margin * chance)
+    certain = (weights @ chance).clamp(1e-7, 1 - 1e-7)
+    return -torch.xlogy(certain, certain) - torch.special.xlog1py(1 - certain, -certain) - expected
+
+
+def _nodes(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights for expectations over a standard normal, `[nodes]` each."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return torch.from_numpy(nodes).to(like), torch.from_numpy(weights / weights.sum()).to(like)
+
+
+def _gain(mean: Tensor, variance: Tensor, shared: Tensor, asked_mean: Tensor, asked_variance: Tensor) -> float:
+    """Expected gain in accuracy on some pairs from the answer to another one.
+
+    Args:
+        mean: of the pairs' margins, `[pairs]`.
+        variance: of these, `[pairs]`.
+        shared: their covariance with the margin that is asked about, `[pairs]`.
+        asked_mean: of the margin that is asked about.
+        asked_variance: of it.
+    """
+    nodes, weights = _nodes(mean)
+    margin = asked_mean + asked_variance.sqrt() * nodes
+    slope = shared / asked_variance.clamp(min=torch.finfo(mean.dtype).tiny)
+    before = _expected_accuracy(mean, variance)
+    after = mean.new_zeros(())
+    for chance in (torch.sigmoid(margin), torch.sigmoid(-margin)):
+        answer = weights @ chance
+        moment = weights * chance / answer
+        new_mean = moment @ margin
+        new_variance = moment @ (margin - new_mean).square()
+        lowered = variance + slope.square() * (new_variance - asked_variance)
+        after = after + answer * _expected_accuracy(mean + slope * (new_mean - asked_mean), lowered)
+    return max(float(after - before), 0.0)
+
+
+def _expected_accuracy(mean: Tensor, variance: Tensor) -> Tensor:
+    """Mean probability of the likelier answers, of margins `[pairs]`."""
+    moderated = mean.abs() / (1 + torch.pi * variance.clamp(min=0) / 8).sqrt()
+    return torch.sigmoid(moderated).mean()
+
+
+def _answered(covariance: Tensor, difference: Tensor, mean: Tensor) -> Tensor:
+    """The covariance after an answer: the curvature of its loss added to the precision, in one direction."""
+    chance = torch.sigmoid(mean)
+    along = covariance @ difference
+    curvature = chance * (1 - chance)
+    return covariance - torch.outer(along, along) * curvature / (1 + curvature * (difference @ along))
+
+
+def _shortlisted(coordinates: Tensor, common: Tensor, known: _Known) -> Tensor:
+    """All pairs of the responses that lie furthest out where least is known of the person, `[candidates, 2]`."""
+    values, directions = torch.linalg.eigh(known.covariance)
+    leading = (directions * values.clamp(min=0).sqrt())[:, -_LEADING:].to(coordinates)
+    along = torch.cat([coordinates @ leading, (coordinates @ known.mean.to(coordinates) + common)[:, None]], dim=1)
+    each = max(_SHORTLIST // (2 * along.shape[1]), 1)
+    outer = min(each, len(along))
+    ends = [along.topk(outer, dim=0, largest=largest).indices.flatten() for largest in (True, False)]
+    chosen = torch.cat(ends).unique()
+    return torch.combinations(chosen) if len(chosen) > 1 else torch.empty(0, 2, dtype=torch.long)
+
+
+def _known(people: UserWeights, basis: RewardBasis, user: int) -> _Known:
     row = torch.tensor([user], device=people.weights.device)
-    learned = people.weights[user].double()
-    noise_free = learned.new_full((_DRAWS,), 1 / _DRAWS)
+    mean = people.weights[user].double()
     if basis.family == "gaussian":
-        root = torch.linalg.cholesky(people.covariance(row)[0].double())
-        noise = torch.randn(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).to(learned)
-        return learned + noise @ root.T, noise_free
-    # Particles: draws from a flat Dirichlet, weighted by the likelihood of what the person has answered.
-    uniform = torch.rand(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).to(learned)
-    exponential = uniform.log().neg()
-    particles = exponential / exponential.sum(1, keepdim=True)
-    own = people.pairs.of_users(row)
-    if len(own) == 0:
-        return particles, noise_free
-    difference = (
-        own.vectors[own.chosen] if own.rejected is None else own.vectors[own.chosen] - own.vectors[own.rejected]
-    )
-    margin = basis.coordinates(difference).double() @ particles.T
-    loss = (own.weight.double()[:, None] * pair_loss(margin, own.label.double()[:, None], basis.temperature)).sum(0)
-    return particles, torch.softmax(-loss, dim=0)
+        return _Known(mean, people.covariance(row)[0].double())
+    # Draws from a flat Dirichlet, weighed by the likelihood of what the person has answered.
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(_DRAWS, basis.columns, generator=generator, dtype=torch.float64).to(mean)
+    draws = uniform.log().neg()
+    draws = draws / draws.sum(dim=1, keepdim=True)
+    weight = torch.softmax(-_losses(people.pairs.of_users(row), basis, draws), dim=0)
+    mean = weight @ draws
+    centered = draws - mean
+    return _Known(mean, centered.T @ (weight[:, None] * centered))
+
+
+def _losses(pairs: Pairs, basis: RewardBasis, draws: Tensor) -> Tensor:
+    """Summed loss of one person's answers at each draw of weights, `[draws]`."""
+    if len(pairs) == 0:
+        return draws.new_zeros(len(draws))
+    margin = basis.coordinates(pairs.differences()).double() @ draws.T
+    return (pairs.weight.double()[:, None] * pair_loss(margin, pairs.label.double()[:, None], basis.temperature)).sum(0)

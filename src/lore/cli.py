@@ -68,6 +68,14 @@ class ProtocolChoice(StrEnum):
     original = "original"
 
 
+class Answer(StrEnum):
+    """What somebody says to a question of `lore ask`."""
+
+    first = "1"
+    second = "2"
+    end = "q"
+
+
 class ExperimentName(StrEnum):
     """The paper's experiments."""
 
@@ -396,6 +404,40 @@ def score(
         typer.echo(lines, nl=False)
     else:
         write_text(out, lines)
+
+
+@app.command()
+def ask(
+    run: RunFolder,
+    user: Annotated[str, typer.Option(help="Who answers.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .jsonl file for the answers, which `lore personalize` reads.", show_default=False),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Questions at most.", min=1)] = 20,
+) -> None:
+    """Ask one person the questions that tell most about them; 1 or 2 answers, q ends."""
+    from lore.files import write_text
+    from lore.questionnaire import Questionnaire
+
+    questions = Questionnaire(run, user, worth=worth)
+    for number in range(1, most + 1):
+        if questions.is_over:
+            break
+        choice = questions.next()
+        if choice.question.stop:
+            typer.echo(f"Nothing more is worth asking: the best question would gain {choice.question.gain:.2%}.")
+            break
+        for prompt in dict.fromkeys(filter(None, choice.prompts)):
+            typer.echo(f"\n{prompt}")
+        typer.echo(f"\n  1  {choice.responses[0]}\n\n  2  {choice.responses[1]}\n")
+        answer = typer.prompt(f"{number}. Which is better for you (1, 2, q)?", type=Answer, show_choices=False).value
+        if answer == "q":
+            break
+        questions.answer(choice, first=answer == "1")
+    if out is not None:
+        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions.comparisons()))
+    typer.echo(json.dumps({"user": user, "weights": questions.weights().tolist()}))
 
 
 @app.command()
