@@ -411,10 +411,10 @@ def ask(
     run: RunFolder,
     user: Annotated[str, typer.Option(help="Who answers.", show_default=False)],
     out: Annotated[
-        Path | None,
-        typer.Option(help="A .jsonl file for the answers, which `lore personalize` reads.", show_default=False),
+        Path | None, typer.Option(help="A .jsonl file of the answers, for `lore personalize`.", show_default=False)
     ] = None,
     most: Annotated[int, typer.Option(help="Questions at most.", min=1)] = 20,
+    worth: Annotated[float, typer.Option(help="Gain in accuracy below which asking more is not worth it.")] = 1e-3,
 ) -> None:
     """Ask one person the questions that tell most about them; 1 or 2 answers, q ends."""
     from lore.files import write_text

@@ -70,9 +70,7 @@ class Questionnaire:
         self._answers.append(rows if first else rows[::-1])
         if self._candidates is None:
             return
-        asked = (self._candidates == torch.tensor(rows)).all(dim=1) | (
-            self._candidates == torch.tensor(rows[::-1])
-        ).all(dim=1)
+        asked = (self._candidates == torch.tensor(rows)).all(dim=1)
         self._candidates = self._candidates[~asked]
 
     @property
@@ -90,9 +88,7 @@ class Questionnaire:
         for chosen, rejected in self._answers:
             (prompt, better), (other, worse) = (self._preferences.conversation(row) for row in (chosen, rejected))
             if prompt != other:
-                raise DataError(
-                    "the answers compare responses to different prompts, which no file of comparisons holds"
-                )
+                raise DataError("the answers compare responses to different prompts: no file of comparisons holds that")
             rows.append(
                 {
                     "user_id": self._user,
