@@ -24,7 +24,7 @@ from lore.objective import Average, penalty
 from lore.optimize import Posterior, UserChoices, gaussian_weights
 from lore.pairs import Pairs
 from lore.problem import (
-    INNER_TOLERANCE,
+    GAUSSIAN_TOLERANCE,
     STARTS,
     Job,
     Penalties,
@@ -370,8 +370,7 @@ class _GaussianProblem:
     def posterior(self, basis: RewardBasis) -> Posterior:
         """Everybody's weights, as `fit_weights` learns them."""
         projected = self.table.project(basis.vectors)
-        tolerance = INNER_TOLERANCE * self.config.tolerance
-        return gaussian_weights(gaussian_choices(self.pairs, basis), projected, self.offset, tolerance)
+        return gaussian_weights(gaussian_choices(self.pairs, basis), projected, self.offset, GAUSSIAN_TOLERANCE)
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:

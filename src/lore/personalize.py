@@ -10,10 +10,9 @@ from lore.errors import ShapeError
 from lore.objective import Likelihood
 from lore.optimize import SimplexPrior, UserChoices, gaussian_covariance, gaussian_weights, simplex_weights
 from lore.pairs import Pairs
-from lore.problem import gaussian_choices, user_choices
+from lore.problem import GAUSSIAN_TOLERANCE, gaussian_choices, user_choices
 
 _TOLERANCE = 1e-7
-_GAUSSIAN_TOLERANCE = 1e-12  # of an objective that is 1-strongly convex: weights within 1.5e-6
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def fit_weights(shots: Pairs, basis: RewardBasis) -> UserWeights:
     shots = shots.compact()
     projected, offset = _projected(shots, basis)
     if basis.family == "gaussian":
-        posterior = gaussian_weights(gaussian_choices(shots, basis), projected, offset, _GAUSSIAN_TOLERANCE)
+        posterior = gaussian_weights(gaussian_choices(shots, basis), projected, offset, GAUSSIAN_TOLERANCE)
         return UserWeights(posterior.weights.to(projected), posterior.gap, shots, basis)
     choices: UserChoices = user_choices(shots, basis.temperature)
     prior = SimplexPrior(

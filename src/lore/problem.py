@@ -23,6 +23,7 @@ INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to th
 _LEAST_CURVATURE = 1e-3  # of the loss by a margin at temperature 1, which is nil where all choices are certain
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
 _LEAST_TEMPERING = 2.0
+GAUSSIAN_TOLERANCE = 1e-12  # gap of people's weights; as the objective is 1-strongly convex, they are within 1.5e-6
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
 
