@@ -1,0 +1,69 @@
+"""What a person costs under the gaussian family: posteriors, one update, one question.
+
+python benchmarks/people.py
+"""
+
+import json
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+
+import lore
+from lore.optimize import UserChoices, gaussian_weights
+from lore.pairs import Pairs
+from lore.personalize import fit_weights
+
+REPEATS = 7
+
+
+def seconds(job: Callable[[], Any], repeats: int = REPEATS) -> float:
+    spent = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        job()
+        spent.append(time.perf_counter() - begin)
+    return median(spent)
+
+
+def posteriors(users: int, columns: int, rng: torch.Generator) -> float:
+    """People a second from ten projected pairs each."""
+    user = torch.arange(users).repeat_interleave(10)
+    choices = UserChoices(user, torch.ones(len(user)), torch.full((len(user),), 0.5), users, 1.0)
+    projected = torch.randn(len(user), columns, generator=rng) / columns**0.5
+    offset = torch.randn(len(user), generator=rng)
+    return users / seconds(lambda: gaussian_weights(choices, projected, offset, 1e-6), 3)
+
+
+def somebody(columns: int, rng: torch.Generator) -> tuple[lore.RewardBasis, Pairs]:
+    """A basis, and one person with fifty pairs."""
+    vectors = torch.randn(20_000, 384, generator=rng)
+    basis = lore.RewardBasis(
+        torch.randn(384, columns, generator=rng) / 20, torch.randn(384, generator=rng) / 20, torch.zeros(columns),
+        "gaussian", min(columns, 8),
+    )  # fmt: skip
+    chosen, rejected = torch.randint(len(vectors), (2, 50), generator=rng)
+    return basis, Pairs.from_rows(vectors, chosen, rejected, torch.zeros(50, dtype=torch.long))
+
+
+def main() -> None:
+    rng = torch.Generator().manual_seed(0)
+    found = {
+        "people_per_second_8_columns": round(posteriors(100_000, 8, rng)),
+        "people_per_second_80_columns": round(posteriors(5_000, 80, rng)),
+    }
+    basis, pairs = somebody(80, rng)
+    found["one_update_ms_80_columns_50_pairs"] = round(1e3 * seconds(lambda: fit_weights(pairs, basis), 30), 2)
+    basis, pairs = somebody(25, rng)
+    people = fit_weights(pairs, basis)
+    candidates = torch.randint(len(pairs.vectors), (100_000, 2), generator=rng)
+    found["one_question_ms_100000_candidates_25_columns"] = round(
+        1e3 * seconds(lambda: lore.next_comparison(people, basis, pairs.vectors, candidates), 15), 1
+    )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
