@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -635,3 +636,33 @@ def test_a_run_that_is_killed_resumes_to_the_same_bits(
     assert torch.equal(resumed.vectors, undisturbed.vectors)
     assert (resumed.keys == undisturbed.keys).all()
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.skipif("LORE_RAY" not in os.environ, reason="LORE_RAY is not set: it starts a local cluster on loopback")
+def test_the_recipe_with_ray_fills_the_same_store(tmp_path: Path, language_model: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, small_rows(users=3, prompts=300))))
+    recipe = Path(__file__).parents[1] / "examples" / "embed_with_ray.py"
+    command = [sys.executable, recipe, tmp_path / "data.jsonl", tmp_path / "store", language_model, "2"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    table = load(tmp_path / "data.jsonl")
+    assert int(done.stdout.split()[-1]) == table.rows
+    found, alone = Embeddings.load(tmp_path / "store", verify=True), encode(table, str(language_model))
+    assert len(found) == table.rows
+    torch.testing.assert_close(found.vectors[found.rows(table)], alone.vectors[alone.rows(table)], atol=1e-4, rtol=1e-4)
+
+
+def test_processes_of_torchrun_fill_one_store(tmp_path: Path, language_model: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, small_rows(users=3, prompts=300))))
+    command = [sys.executable, "-m", "lore.cli", "embed", tmp_path / "data.jsonl", "--out", tmp_path / "run"]
+    command += ["--encoder", language_model]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}, stdout=subprocess.DEVNULL)
+        for rank in range(2)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    table = load(tmp_path / "data.jsonl")
+    found, alone = Embeddings.load(tmp_path / "run" / "embeddings"), encode(table, str(language_model))
+    assert len(found) == table.rows
+    assert torch.equal(found.vectors[found.rows(table)], alone.vectors[alone.rows(table)])
+    assert len(list((tmp_path / "run" / "embeddings").glob("shard-*"))) == 1

@@ -642,3 +642,7 @@ def _show_results(results: Sequence["Result"], chosen: tuple[str, int] | None = 
 
 
 logging.getLogger("lore").addHandler(logging.NullHandler())
+
+
+if __name__ == "__main__":
+    main()

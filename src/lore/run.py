@@ -1,12 +1,15 @@
 """A RUN folder: how it is begun, resumed, finished and read."""
 
 import importlib.metadata
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +21,7 @@ from lore.files import read_json, replacing, write_json
 
 _STATE = "run.json"
 _KEPT_BY_FORCE = "embeddings"
+_LOCK = ".lock"
 
 
 def begin(folder: Path, config: dict[str, Any], data: str, force: bool) -> None:
@@ -30,7 +34,12 @@ def begin(folder: Path, config: dict[str, Any], data: str, force: bool) -> None:
     state = {"lore": version, "config": config, "data": data, "finished": False}
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose another --out")
-    if folder.exists() and any(folder.iterdir()):
+    with _in_turn(folder):
+        _claim(folder, state, force)
+
+
+def _claim(folder: Path, state: dict[str, Any], force: bool) -> None:
+    if folder.exists() and any(entry.name != _LOCK for entry in folder.iterdir()):
         if not force and not _same_unfinished(folder, state) and not _refused(folder):
             raise RunError(f"{folder}: exists already; choose another --out, or replace it with --force")
         if force and not (folder / _STATE).exists():
@@ -38,6 +47,17 @@ def begin(folder: Path, config: dict[str, Any], data: str, force: bool) -> None:
         if not _same_unfinished(folder, state):
             _clear(folder)
     write_json(folder / _STATE, state)
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """One process at a time, where `torchrun` started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / _LOCK):
+        yield
 
 
 def _same_unfinished(folder: Path, state: dict[str, Any]) -> bool:

@@ -74,8 +74,10 @@ class Embeddings:
         return torch.from_numpy(rows)
 
     def too_long(self, preferences: Preferences) -> "TooLong":
-        """What the length limit did to the conversations of a table, side by side."""
-        status = self.status[self.rows(preferences)].numpy()
+        """What the length limit did to the conversations of a table that have been embedded, side by side."""
+        rows = self.find(preferences.conversation_keys())
+        status = np.zeros(len(rows), dtype=np.uint8)
+        status[rows >= 0] = self.status.numpy()[rows[rows >= 0]]
         chosen, rejected = status[preferences.chosen], status[preferences.rejected]
         return TooLong(
             cut=int((status == CUT).sum()),
@@ -177,6 +179,7 @@ def encode(
     known = _nothing(encoder) if folder is None else _begun(folder, encoder)
     keys = preferences.conversation_keys()
     shards = _shards(preferences, np.flatnonzero(known.find(keys) < 0))
+    shards = shards[int(os.environ.get("RANK", "0")) :: _workers()]  # of this process
     made: list[Contents] = []
     done, total = 0, sum(map(len, shards))
     for rows in shards:
@@ -203,14 +206,19 @@ def _workers() -> int:
 
 
 def _shards(preferences: Preferences, missing: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows to embed, shard by shard: those of this process, responses to a prompt side by side.
+    """Rows to embed, shard by shard, responses to a prompt side by side.
 
     The same rows are in the same shards however often a run is interrupted, and so in the same batches: an embedding
     does not depend on interruptions, to the bit.
     """
     order = missing[np.argsort(preferences.row_prompt[missing], kind="stable")]
-    shards = [order[begin : begin + _SHARD] for begin in range(0, len(order), _SHARD)]
-    return shards[int(os.environ.get("RANK", "0")) :: _workers()]
+    return [order[begin : begin + _SHARD] for begin in range(0, len(order), _SHARD)]
+
+
+def missing_shards(preferences: Preferences, folder: Path) -> list[NDArray[np.int64]]:
+    """Rows of a table that a store does not hold, shard by shard: for those who hand out the work themselves."""
+    known = Embeddings.load(folder, verify=True)
+    return _shards(preferences, np.flatnonzero(known.find(preferences.conversation_keys()) < 0))
 
 
 def _finite(encoded: Encoded) -> Encoded:
