@@ -664,5 +664,5 @@ def test_processes_of_torchrun_fill_one_store(tmp_path: Path, language_model: Pa
     table = load(tmp_path / "data.jsonl")
     found, alone = Embeddings.load(tmp_path / "run" / "embeddings"), encode(table, str(language_model))
     assert len(found) == table.rows
-    assert torch.equal(found.vectors[found.rows(table)], alone.vectors[alone.rows(table)])
+    torch.testing.assert_close(found.vectors[found.rows(table)], alone.vectors[alone.rows(table)], atol=1e-4, rtol=1e-4)
     assert len(list((tmp_path / "run" / "embeddings").glob("shard-*"))) == 1

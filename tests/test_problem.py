@@ -11,10 +11,10 @@ import oracle
 from conftest import random_pairs
 from lore.config import FitConfig
 from lore.fit import fit_basis
-from lore.objective import ValueAndGradient
+from lore.objective import ValueAndGradient, penalty
 from lore.optimize import UserChoices
 from lore.pairs import Pairs
-from lore.problem import Penalties, SimplexProblem, user_choices
+from lore.problem import Penalties, SimplexProblem, likelihood, user_choices
 
 
 @dataclass(frozen=True)
@@ -184,3 +184,28 @@ def test_the_gap_of_a_convex_fit_is_never_below_the_true_suboptimality(strength:
     assert 0 <= rough.objective - long.objective <= rough.gap * rough.objective
     assert long.gap < 1e-9
     assert math.isfinite(rough.gap)
+
+
+@settings(deadline=None, max_examples=40)
+@given(drawn())
+def test_the_basis_gradients_derivative_is_autograds_hessian_times_a_vector(problem: Drawn) -> None:
+    """With the weights held: differentiating our gradient once is differentiating the pair-by-pair formula twice."""
+    pairs, penalties, basis = problem.pairs, problem.penalties, problem.basis
+    table = likelihood(pairs, problem.average, problem.temperature)
+    weights = torch.softmax(torch.randn(len(pairs.users), basis.shape[1], dtype=basis.dtype), dim=1)
+    step = torch.randn_like(basis)
+
+    def gradient(at: Tensor) -> Tensor:
+        ours = table.project_transposed(table.slopes(table.margins(table.project(at), weights), weights))
+        return ours + penalty(at, penalties.reference, penalties.strength, penalties.kind).gradient
+
+    def objective(at: Tensor) -> Tensor:
+        difference = pairs.vectors[pairs.chosen] - pairs.vectors[pairs.rejected]
+        margin = ((difference @ at) * weights[pairs.user]).sum(1) / problem.temperature
+        losses = torch.nn.functional.softplus(-margin) + (1 - pairs.label) * margin
+        return (table.share * losses).sum() + penalty(at, penalties.reference, penalties.strength, penalties.kind).value
+
+    _, ours = torch.func.jvp(gradient, (basis,), (step,))
+    _, autograds = torch.autograd.functional.hvp(objective, basis, step)
+    size = 1 + float(autograds.abs().max())
+    torch.testing.assert_close(ours, autograds, atol=1e-8 * size, rtol=1e-6)

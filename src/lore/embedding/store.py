@@ -195,9 +195,9 @@ def encode(
     _log.info("embedded %d conversations, %d were in the store", total, len(keys) - total)
     if folder is None:
         return _joined(known, made)
-    if shards and not _workers() > 1:
+    if _workers() == 1:
         folder.merge()
-    return Embeddings.load(folder.path) if shards else known
+    return Embeddings.load(folder.path)
 
 
 def _workers() -> int:
