@@ -498,6 +498,15 @@ def test_stores_of_two_encoders_are_not_mixed(preferences: Preferences, tmp_path
         encode(preferences, str(reward_model), tmp_path / "model", options=EncoderOptions(max_length=300))
 
 
+def test_a_store_that_nothing_was_added_to_may_change_its_encoder(
+    preferences: Preferences, tmp_path: Path, reward_model: Path
+) -> None:
+    with pytest.raises(EncoderError, match="longer than"):
+        encode(preferences, str(reward_model), tmp_path, options=EncoderOptions(max_length=8))
+    options = EncoderOptions(max_length=8, on_long="left")
+    assert len(encode(preferences, str(reward_model), tmp_path, options=options)) == preferences.rows
+
+
 def test_damage_is_found_and_named(preferences: Preferences, letters: HashEncoder, tmp_path: Path) -> None:
     encode(preferences, letters, tmp_path)
     shard = next(tmp_path.glob("shard-*"))

@@ -93,7 +93,7 @@ PromptColumn = Annotated[str | None, typer.Option(help="The column that holds pr
 ChosenColumn = Annotated[str | None, typer.Option(help="The column that holds chosen.", show_default=False)]
 RejectedColumn = Annotated[str | None, typer.Option(help="The column that holds rejected.", show_default=False)]
 EncoderName = Annotated[
-    str, typer.Option("--encoder", help="minilm (reads responses alone), or a reward model's id or folder.")
+    str, typer.Option("--encoder", help="minilm, a model's id or folder, or a file of vectors (docs/embedding.md).")
 ]
 MaxLength = Annotated[
     int | None, typer.Option("--max-length", help="Tokens of a conversation at most.", show_default="the model's limit")
@@ -256,7 +256,7 @@ def train(
 @app.command()
 def embed(
     data: Data,
-    out: Out = Path("runs/embedded"),
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Where to leave everything.")] = Path("runs/new"),
     encoder: EncoderName = "minilm",
     max_length: MaxLength = None,
     on_long: OnLong = None,

@@ -334,7 +334,11 @@ def embed_step(
     folder = Path(out)
     begin(folder, config.to_json(), preferences.fingerprint(), force)
     preferences.to_parquet(folder / "preferences.parquet")
-    return _encoded(preferences, config, folder, progress)
+    try:
+        return _encoded(preferences, config, folder, progress)
+    except LoreError:
+        refuse(folder)
+        raise
 
 
 def plan_step(preferences: Preferences, out: str | Path, config: TrainConfig) -> EmbeddingPlan:

@@ -72,14 +72,14 @@ class StoreFolder:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def begin(self, encoder: Encoder) -> None:
-        """Make an empty store where there is none, and clear what killed processes left.
+        """Make an empty store where there is none, or an empty one, and clear what killed processes left.
 
         Raises:
             StoreError: the store was made by another encoder.
         """
         with self._locked():
             self._clear_partial()
-            if (self.path / _MANIFEST).exists():
+            if (self.path / _MANIFEST).exists() and self.manifest()["shards"]:
                 self._refuse_other(encoder.fingerprint)
                 return
             if encoder.reference is not None:
