@@ -348,6 +348,12 @@ def test_a_long_text_is_refused_dropped_or_cut_and_never_in_silence(reward_model
         assert ("two and two" in tokenizer.decode(row)) == (policy == "right")
 
 
+def test_a_limit_above_the_models_is_refused(reward_model: Path) -> None:
+    for name in (str(reward_model), "minilm"):
+        with pytest.raises(EncoderError, match="512 tokens at most, got `max_length` 513"):
+            load_encoder(name, EncoderOptions(max_length=513))
+
+
 def test_what_was_cut_or_dropped_is_counted_by_side(tmp_path: Path, language_model: Path) -> None:
     rows = small_rows(users=3, prompts=6)
     rows[0]["chosen"] = rows[3]["chosen"] = "long " * 100

@@ -61,7 +61,8 @@ def margin_variances(pairs: Pairs, basis: RewardBasis, people: UserWeights) -> T
     variance = torch.zeros(len(pairs), dtype=torch.float64, device=projected.device)
     for rows in torch.nonzero(pairs.counts > 0).flatten().split(_PEOPLE):
         covariance = people.covariance(rows).double()
-        number = torch.full((len(pairs.users),), -1, device=rows.device).index_copy_(0, rows, torch.arange(len(rows)))
+        number = torch.full((len(pairs.users),), -1, device=rows.device)
+        number[rows] = torch.arange(len(rows), device=rows.device)
         own = torch.nonzero(number[pairs.user] >= 0).flatten()
         for some in own.split(_PAIRS):
             difference = projected[some]

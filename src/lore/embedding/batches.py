@@ -79,17 +79,17 @@ def groups(tokens: Sequence[list[int]], preamble: int) -> tuple[list[Group], lis
     for at in sorted((at for at in range(len(tokens)) if tokens[at]), key=lambda at: tokens[at]):
         if found:
             last = found[-1]
-            common = min(_common(tokens[last.rows[-1]], tokens[at]), last.shared, len(tokens[at]) - 1)
-            own = common - preamble
+            alike = min(common(tokens[last.rows[-1]], tokens[at]), last.shared, len(tokens[at]) - 1)
+            own = alike - preamble
             # One more may shorten what the group shares, unless that costs more than it saves.
-            if common >= _SHARED and own >= _OWN and (last.shared - common) * (len(last.rows) - 1) <= own:
-                found[-1] = Group(common, [*last.rows, at])
+            if alike >= _SHARED and own >= _OWN and (last.shared - alike) * (len(last.rows) - 1) <= own:
+                found[-1] = Group(alike, [*last.rows, at])
                 continue
         found.append(Group(len(tokens[at]) - 1, [at]))
     return [group for group in found if len(group.rows) > 1], [group.rows[0] for group in found if len(group.rows) == 1]
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two lists begin with alike."""
     for at, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lore.embedding.batches import Group, Padded, batches, groups
+from lore.embedding.batches import Group, Padded, batches, common, groups
 from lore.embedding.encoded import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
 from lore.embedding.options import EncoderOptions, torch_dtype
@@ -65,9 +65,11 @@ class LanguageModel:
             )
         self._chat = ChatTokens(tokenizer, name)
         config = self._model.config.get_text_config()
-        room = min(getattr(config, "max_position_embeddings", None) or _LONGEST, _LONGEST)
+        most = getattr(config, "max_position_embeddings", None)
+        if most is not None and options.max_length is not None and options.max_length > most:
+            raise EncoderError(f"encoder {name!r} reads {most} tokens at most, got `max_length` {options.max_length}")
         self._batch_tokens = options.batch_tokens or (_GPU_BATCH if self._device.type == "cuda" else _CPU_BATCH)
-        self._limit = Limit(options.max_length or room, options.on_long or "error")
+        self._limit = Limit(options.max_length or min(most or _LONGEST, _LONGEST), options.on_long or "error")
         self.dim = int(config.hidden_size)
         self.reference: Tensor | None = None if self._head is None else self._head.weight
         self.fingerprint = self._fingerprint()
@@ -119,7 +121,7 @@ class LanguageModel:
     def _preamble_length(self) -> int:
         """Tokens that every conversation begins with, whatever it says."""
         first, _, second = self._chat.of(_PROBES)
-        return next((at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), 0)
+        return common(first, second)
 
     # --- probes ---------------------------------------------------------------------------------------------------
 
@@ -138,11 +140,12 @@ class LanguageModel:
             pack(self._base)
             if not self._alike(alone, self._encoded_batch(tokens)):
                 raise EncoderError(
-                    f"encoder {self._name!r} fails its probe: packed layers give other vectors; report it"
+                    f"encoder {self._name!r} fails its probe: its layers give other vectors through oneDNN; use another"
+                    " dtype (--encoding dtype=bfloat16)"
                 )
         if self._options.share_prompts and _caches_everything(self._base, tokens[0], self._device):
-            group = groups(tokens[:2], preamble=0)[0][0]
-            self._shares = self._alike(alone[:2], self._encoded_group(tokens[:2], group.shared))
+            shared = min(common(tokens[0], tokens[1]), len(tokens[0]) - 1, len(tokens[1]) - 1)
+            self._shares = shared > 0 and self._alike(alone[:2], self._encoded_group(tokens[:2], shared))
         if self._options.share_prompts and not self._shares:
             _log.warning("encoder %r does not allow responses to share a prompt; each is encoded whole", self._name)
 
