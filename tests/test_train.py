@@ -47,7 +47,7 @@ def test_the_main_job_leaves_all_that_it_promises(tmp_path: Path) -> None:
 def test_the_report_is_one_file_that_asks_for_nothing_else(tmp_path: Path) -> None:
     folder = train(read(small_rows(users=24)), tmp_path / "run", CONFIG).folder
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<script" not in page
     for reference in ('src="http', 'href="http', "@import", "url(http"):
         assert reference not in page
@@ -247,3 +247,14 @@ def test_the_demo_is_a_run_like_any_other(tmp_path: Path, monkeypatch) -> None:
     assert int(outcome.split.seen_train.counts.max()) == 30
     texts = [text_of(response) for response in load(tmp_path / "demo" / "preferences.parquet").responses]
     assert len(texts) == len(set(texts))
+
+
+def test_a_report_says_whether_probabilities_mean_what_they_say(tmp_path: Path) -> None:
+    config = replace(CONFIG, family="gaussian")
+    train(read(small_rows(users=24)), tmp_path / "run", config)
+    found = json.loads((tmp_path / "run" / "report.json").read_text())["calibration"]
+    assert found.keys() == {"pooled", "gaussian"}
+    for model in found.values():
+        assert 0 <= model["error"] <= 1
+        assert all(one["low"] <= one["observed"] <= one["high"] for one in model["bins"])
+    assert "Do probabilities mean what they say?" in (tmp_path / "run" / "report.html").read_text()

@@ -2,7 +2,7 @@
 
 import importlib.util
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lore.calibration import Calibration, calibration
 from lore.errors import MissingExtra
 from lore.evaluate import Gain, Result, Sweep, gain
 from lore.files import write_json, write_text
 from lore.pairs import Pairs, Split
+from lore.personalize import fit_weights
 from lore.preferences import Preferences, text_of
 
 SETTINGS = {
@@ -135,6 +137,7 @@ def report_json(summary: Summary) -> dict[str, Any]:
         "warnings": summary.warnings,
         "encoder": summary.encoder,
         "config": summary.config,
+        "calibration": {name: _calibration_json(found) for name, found in _calibrations(summary).items()},
         "chosen": {"family": summary.sweep.chosen.basis.family, "rank": summary.sweep.chosen.basis.rank},
         "fits": [
             {
@@ -154,6 +157,30 @@ def report_json(summary: Summary) -> dict[str, Any]:
             for result in summary.sweep.results
         ],
         "seconds": summary.seconds,
+    }
+
+
+def _calibrations(summary: Summary) -> dict[str, Calibration]:
+    """Of pooled and of the chosen model, on held-out groups, each with people's weights at their best."""
+    sweep, split = summary.sweep, summary.split
+    unseen = _has_unseen(sweep)
+    trained, test = (split.unseen_shots, split.unseen_test) if unseen else (split.seen_train, split.seen_test)
+    pooled = next(fit for fit in sweep.fits if fit.basis.rank == 1 and fit.basis.family == "simplex")
+    return {
+        name: calibration(test, fit.basis, fit_weights(trained, fit.basis))
+        for name, fit in (("pooled", pooled), (sweep.chosen.basis.family, sweep.chosen))
+    }
+
+
+def _calibration_json(found: Calibration) -> dict[str, Any]:
+    bins = torch.stack([found.predicted, found.observed, found.low, found.high, found.count], dim=1)
+    return {
+        "error": found.error,
+        "brier": found.brier,
+        "log_loss": found.log_loss,
+        "bins": [
+            dict(zip(("predicted", "observed", "low", "high", "count"), row, strict=True)) for row in bins.tolist()
+        ],
     }
 
 
@@ -313,7 +340,23 @@ def _plots(summary: Summary, settings: Sequence[str]) -> dict[str, str]:
         "shots": _shots_plot(sweep),
         "people": _people_plot(sweep),
         "map": _map_plot(sweep),
+        "calibration": _calibration_plot(_calibrations(summary)),
     }
+
+
+def _calibration_plot(calibrations: Mapping[str, Calibration]) -> str:
+    """How often the likelier answer was given, against how likely it was said to be."""
+    figure, axes = _new_axes()
+    axes.plot([0.5, 1], [0.5, 1], color=_GREY, linewidth=1, linestyle=":")
+    for (name, found), color in zip(calibrations.items(), (_GREY, _BLUE), strict=False):
+        spread = torch.stack([found.observed - found.low, found.high - found.observed]).clamp(min=0)
+        label = f"{name}: error {found.error:.3f}, Brier {found.brier:.3f}, log loss {found.log_loss:.3f}"
+        style = {"color": color, "marker": "o", "markersize": 4, "linewidth": 1}
+        axes.errorbar(found.predicted, found.observed, yerr=spread, label=label, **style)
+    axes.set_xlabel("probability of the likelier answer, as predicted")
+    axes.set_ylabel("share of choices that were so")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
 
 
 def _new_axes(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
