@@ -119,6 +119,12 @@ def test_the_side_that_a_tokenizer_pads_on_does_not_matter(reward_model: Path, t
     assert torch.equal(left, right)
 
 
+def test_where_and_how_a_model_attends_does_not_matter(language_model: Path) -> None:
+    expected = load_encoder(str(language_model)).encode(CONVERSATIONS).vectors
+    elsewhere = load_encoder(str(language_model), EncoderOptions(device_map="cpu", attention="eager"))
+    torch.testing.assert_close(elsewhere.encode(CONVERSATIONS).vectors, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_gguf_file_gives_the_vectors_of_the_model_it_was_made_from(tmp_path: Path) -> None:
     path = tiny.save_gguf(tmp_path / "model.gguf")
     encoder, whole = load_encoder(str(path)), load_encoder(str(tmp_path / "model"))
