@@ -10,7 +10,7 @@ from conftest import random_pairs
 from lore.basis import RewardBasis
 from lore.errors import ConfigError, ShapeError
 from lore.evaluate import accuracy, accuracy_of_margins, gain, log_loss, run_sweep, sweep
-from lore.fit import FitConfig
+from lore.fit import FitConfig, fit_basis
 from lore.pairs import Split, split
 from lore.personalize import fit_weights
 
@@ -172,3 +172,15 @@ def test_without_unseen_users_only_the_seen_settings_are_reported() -> None:
     assert {result.setting for result in results} == {"seen_train", "seen_test"}
     alone = replace(random_pairs(users=1, pairs=300, rows=30), group=torch.arange(30) // 3)
     assert "wrong_user" not in {result.model for result in sweep(split(alone, unseen=0), [2], config=QUICK)}
+
+
+def test_coins_teach_nothing_even_where_a_reference_is_known() -> None:
+    pairs = random_pairs(users=24, pairs=2_400)
+    reference = fit_basis(pairs, FitConfig(rank=1, strength=1e-3)).basis.vectors[:, 0]
+    found = sweep(split(pairs, seed=1), [0, 2], reference=reference)
+    known, coins = (
+        next(result.accuracy for result in found if (result.model, result.setting) == (model, "seen_test"))
+        for model in ("reference", "shuffled")
+    )
+    assert known > 0.7
+    assert abs(coins - 0.5) < 0.15

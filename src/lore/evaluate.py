@@ -242,7 +242,9 @@ def run_sweep(
     results += evaluator.own(split)
     shuffled = replace(_config_of(chosen, config), seed=config.seed)
     coins = _shuffled(split.seen_train, config.seed)
-    noise = _fit_all(coins, [shuffled], reference, checkpoints, progress, method, "shuffled")
+    # Drawn to a reference it would predict what that does, whatever the coins said.
+    toward = reference if config.penalty == "cosine" else None
+    noise = _fit_all(coins, [shuffled], toward, checkpoints, progress, method, "shuffled")
     results += evaluator.results("shuffled", noise[0], _shuffled(split.unseen_shots, config.seed + 1))
     results += evaluator.length()
     setting = "unseen_test" if len(split.unseen_test) else "seen_test"
