@@ -6,14 +6,12 @@ A question is one of the person's own training pairs; the answer is theirs. Prin
 differences with 95 % intervals over the seeds, in points.
 """
 
-import os
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
-from gaussian import SETS, STUDENT
+from gaussian import STUDENT, people_of, split_of
 
 import lore
 from lore.errors import ConvergenceWarning
@@ -42,9 +40,8 @@ def chosen(pool: Pairs, basis: lore.RewardBasis, user: int) -> list[int]:
     return asked
 
 
-def one_seed(pairs: Pairs, seed: int, family: str) -> list[float]:
-    parts = lore.split(pairs, seed=seed)
-    rank = 8 if family == "gaussian" else 4
+def one_seed(parts: lore.Split, seed: int, family: str) -> list[float]:
+    rank = "auto" if family == "gaussian" else 4
     basis = lore.fit_basis(parts.seen_train, lore.FitConfig(family=family, rank=rank, seed=seed)).basis
     pool = parts.unseen_shots.compact()
     orders = [chosen(pool, basis, user) for user in range(len(pool.users))]
@@ -61,16 +58,14 @@ def one_seed(pairs: Pairs, seed: int, family: str) -> list[float]:
 
 
 def main() -> None:
-    path, drawn, _ = SETS[sys.argv[1]]
+    name = sys.argv[1]
     seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     family = sys.argv[3] if len(sys.argv) > 3 else "gaussian"
     warnings.simplefilter("ignore", ConvergenceWarning)
     torch.set_num_threads(1)
-    preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
-    store = lore.encode(preferences, store=Path("runs") / "gaussian" / sys.argv[1])
     rows = []
     for seed in range(seeds):
-        rows.append(one_seed(lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn), seed, family))
+        rows.append(one_seed(split_of(name, people_of(name, seed), seed, shots=100), seed, family))
         print(seed, [round(value, 2) for value in rows[-1]], flush=True)
     gains = np.array(rows)
     spread = STUDENT.get(seeds, 2.0) * gains.std(axis=0, ddof=1) / seeds**0.5

@@ -2,9 +2,10 @@
 
 LORE_DATA=/path/to/data python benchmarks/gaussian.py SET [SEEDS [MODELS]]
 
-SET is dices350, jester5k, jester400 (its first 400 people), pandalm or ukpconvarg1. Every seed has its own split;
-everything is chosen inside the training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds
-of the differences to pooled.
+SET is dices350, jester5k (its first 2,000 people), jester400 (its first 400), jester400-own (own ratings of jokes that
+others rated held out), pandalm, ukpconvarg1 or demo. Every seed has its own split; everything is chosen inside the
+training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds of the differences to
+pooled.
 """
 
 import json
@@ -13,8 +14,9 @@ import os
 import sys
 import time
 import warnings
+from dataclasses import replace
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +25,60 @@ import lore
 from lore.calibration import calibration
 from lore.errors import ConvergenceWarning
 from lore.evaluate import accuracy
-from lore.fit import Fit, fit_bases
+from lore.fit import Fit
 from lore.personalize import fit_weights
+from lore.simulate import Population, simulate
 
 SHOTS = (5, 20, 80, 200)
 SETS = {
     # pairs of a person in each part, people, and by what they are split
     "dices350": ("dices350", {"pairs_per_user": 260}, {}),
     "jester400": ("jester5k", {"pairs_per_user": 200}, {}),
+    "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
     "jester5k": ("jester5k", {"pairs_per_user": 200}, {}),
     "pandalm": ("pandalm/comparisons.jsonl", {}, {"unseen": 0.0}),
     "ukpconvarg1": ("ukpconvarg1/comparisons.jsonl", {}, {}),
 }
 STUDENT = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.20}
+
+
+MODELS = {
+    "pooled": lore.FitConfig(rank=1),
+    "simplex": lore.FitConfig(rank=4),
+    "ridge to pooled": lore.FitConfig(family="gaussian", rank=0),
+    "gaussian": lore.FitConfig(family="gaussian", rank="auto"),
+    "tempering 1": lore.FitConfig(family="gaussian", rank="auto", tempering=1.0),
+}
+
+
+def people_of(name: str, seed: int) -> lore.Pairs:
+    """The pairs of a set, as one seed draws them."""
+    if name == "demo":
+        return demo(seed)
+    path, drawn, _ = SETS[name]
+    preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
+    store = lore.encode(preferences, store=Path("runs") / "gaussian" / path.split("/")[0])
+    pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
+    people = {"jester400": 400, "jester400-own": 400, "jester5k": 2_000}
+    return pairs.of_users(torch.arange(people[name])) if name in people else pairs
+
+
+def demo(seed: int) -> lore.Pairs:
+    """The demo's population, all of whose prompts are judged."""
+    with as_file(files("lore") / "data" / "miniature.parquet") as path:
+        scored = lore.load(path)
+    preferences = simulate(scored, Population(400, comparisons=len(scored.prompts), seed=seed))
+    store = lore.encode(preferences, store=Path("runs") / "gaussian" / "demo")
+    return lore.Pairs.from_embeddings(preferences, store, seed=seed)
+
+
+def split_of(name: str, pairs: lore.Pairs, seed: int, shots: int = 10) -> lore.Split:
+    """The parts of a set; of the demo, as many comparisons as `lore demo` learns from, `shots` of a new person."""
+    if name != "demo":
+        return lore.split(pairs, seed=seed, **SETS[name][2])
+    parts = lore.split(pairs, unseen=0.25, seed=seed)
+    few = {"seen_train": parts.seen_train.shots(30, seed), "unseen_shots": parts.unseen_shots.shots(shots, seed)}
+    return replace(parts, **few)
 
 
 def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
@@ -50,6 +93,9 @@ def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
         calibrated = calibration(test, fit.basis, people)
         found[f"{name} {setting} loss"] = calibrated.log_loss
         found[f"{name} {setting} ece"], found[f"{name} {setting} brier"] = calibrated.error, calibrated.brier
+        if fit.basis.family == "gaussian" and 0 < fit.basis.rank < fit.basis.columns:
+            short = fit_weights(trained, fit.basis, rank_only=True)
+            found[f"{name} {setting} in rank numbers"] = 100 * accuracy(test, short.basis, short).mean
     if len(parts.unseen_test):
         for shots in SHOTS:
             few = fit_weights(parts.unseen_shots.shots(shots, seed=0), fit.basis)
@@ -62,39 +108,27 @@ def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
     return found
 
 
-def one_seed(pairs: lore.Pairs, seed: int, options: dict[str, Any], models: list[str]) -> dict[str, float]:
-    parts = lore.split(pairs, seed=seed, **options)
-    configs = {
-        "pooled": lore.FitConfig(rank=1, seed=seed),
-        "simplex": lore.FitConfig(rank=4, seed=seed),
-        "gaussian": lore.FitConfig(family="gaussian", rank=8, seed=seed),
-        "gaussian, T = 1": lore.FitConfig(family="gaussian", rank=8, tempering=1.0, seed=seed),
-    }
-    wanted = ["pooled", *(model for model in models if model != "pooled")]
-    begin = time.perf_counter()
-    fits = fit_bases(parts.seen_train, [configs[name] for name in wanted])
-    found = {"seconds": time.perf_counter() - begin}
-    for name, fit in zip(wanted, fits, strict=True):
+def one_seed(parts: lore.Split, seed: int, models: list[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in ["pooled", *models]:
+        begin = time.perf_counter()
+        fit = lore.fit_basis(parts.seen_train, replace(MODELS[name], seed=seed))
+        found |= {f"seconds of {name}": time.perf_counter() - begin, f"rank of {name}": float(fit.basis.rank)}
         found |= measured(name, fit, parts)
     return found
 
 
 def main() -> None:
-    path, drawn, options = SETS[sys.argv[1]]
     seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 10
-    models = sys.argv[3].split(";") if len(sys.argv) > 3 else ["simplex", "gaussian", "gaussian, T = 1"]
+    models = sys.argv[3].split(";") if len(sys.argv) > 3 else list(MODELS)[1:]
     warnings.simplefilter("ignore", ConvergenceWarning)
-    preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
-    store = lore.encode(preferences, store=Path("runs") / "gaussian" / sys.argv[1])
     rows = []
     for seed in range(seeds):
-        pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
-        if sys.argv[1] == "jester400":
-            pairs = pairs.of_users(torch.arange(400))
-        rows.append(one_seed(pairs, seed, options, models))
+        parts = split_of(sys.argv[1], people_of(sys.argv[1], seed), seed)
+        rows.append(one_seed(parts, seed, models))
         print(json.dumps({"seed": seed, **{name: round(value, 4) for name, value in rows[-1].items()}}), flush=True)
     for name in rows[0]:
-        values = np.array([row[name] for row in rows])
+        values = np.array([row.get(name, math.nan) for row in rows])
         base = next((f"pooled{name.removeprefix(known)}" for known in models if name.startswith(known + " ")), None)
         line = f"{name}: {values.mean():.4g}"
         if base in rows[0]:

@@ -4,28 +4,14 @@ python benchmarks/people.py
 """
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
-from typing import Any
 
 import torch
+from engine import timed
 
 import lore
 from lore.optimize import UserChoices, gaussian_weights
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
-
-REPEATS = 7
-
-
-def seconds(job: Callable[[], Any], repeats: int = REPEATS) -> float:
-    spent = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        job()
-        spent.append(time.perf_counter() - begin)
-    return median(spent)
 
 
 def posteriors(users: int, columns: int, rng: torch.Generator) -> float:
@@ -34,7 +20,7 @@ def posteriors(users: int, columns: int, rng: torch.Generator) -> float:
     choices = UserChoices(user, torch.ones(len(user)), torch.full((len(user),), 0.5), users, 1.0)
     projected = torch.randn(len(user), columns, generator=rng) / columns**0.5
     offset = torch.randn(len(user), generator=rng)
-    return users / seconds(lambda: gaussian_weights(choices, projected, offset, 1e-6), 3)
+    return users / timed(lambda: gaussian_weights(choices, projected, offset, 1e-6), 3)[0]
 
 
 def somebody(columns: int, rng: torch.Generator) -> tuple[lore.RewardBasis, Pairs]:
@@ -55,12 +41,12 @@ def main() -> None:
         "people_per_second_80_columns": round(posteriors(5_000, 80, rng)),
     }
     basis, pairs = somebody(80, rng)
-    found["one_update_ms_80_columns_50_pairs"] = round(1e3 * seconds(lambda: fit_weights(pairs, basis), 30), 2)
+    found["one_update_ms_80_columns_50_pairs"] = round(1e3 * timed(lambda: fit_weights(pairs, basis), 30)[0], 2)
     basis, pairs = somebody(25, rng)
     people = fit_weights(pairs, basis)
     candidates = torch.randint(len(pairs.vectors), (100_000, 2), generator=rng)
     found["one_question_ms_100000_candidates_25_columns"] = round(
-        1e3 * seconds(lambda: lore.next_comparison(people, basis, pairs.vectors, candidates), 15), 1
+        1e3 * timed(lambda: lore.next_comparison(people, basis, pairs.vectors, candidates), 15)[0], 1
     )
     print(json.dumps(found))
 

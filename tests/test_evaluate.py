@@ -125,7 +125,7 @@ def test_a_reference_is_evaluated_where_there_is_one(parts: Split) -> None:
 def test_the_gaussian_family_goes_through_the_same_door(parts: Split) -> None:
     found = run_sweep(parts, [1, 2], config=replace(QUICK, family="gaussian"))
     assert found.chosen.basis.family == "gaussian"
-    assert found.chosen.basis.rank == 2
+    assert found.chosen.basis.rank in (1, 2)
 
 
 def test_evaluation_and_serving_use_the_same_weights(parts: Split) -> None:

@@ -1,4 +1,7 @@
+import json
 from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +11,11 @@ from conftest import random_pairs
 from lore.basis import RewardBasis
 from lore.evaluate import accuracy
 from lore.fit import FitConfig, fit_bases, fit_basis
-from lore.gaussian import ITERATIONS, learn_taste, principal_features
+from lore.gaussian import Taste, learn_taste, most_likely_taste, principal_features
 from lore.optimize import UserChoices
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
+from lore.tastes import climb
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(30, 6), (6, 30)])
@@ -25,17 +29,23 @@ def test_features_are_principal_components_of_unit_mean_square(rows: int, dim: i
     torch.testing.assert_close(found.norm(dim=0) / found.norm(dim=0)[0], spectrum / spectrum[0])
 
 
+def learned(choices: UserChoices, projected: torch.Tensor, rank: int) -> Taste:
+    """Tastes after eight iterations around a center of zero."""
+    path = learn_taste(choices, projected, torch.zeros(len(projected), dtype=torch.float64), rank, variance=0.01)
+    return next(islice(path, 7, None))
+
+
 def test_covariance_is_low_rank_plus_a_multiple_of_the_identity() -> None:
     rng = torch.Generator().manual_seed(0)
     projected = torch.randn(400, 6, generator=rng, dtype=torch.float64)
     user = torch.arange(20).repeat_interleave(20)
     choices = UserChoices(user, torch.ones(400), torch.ones(400) / 4, 20, 1.0)
-    root = learn_taste(choices, projected, torch.zeros(400, dtype=torch.float64), rank=2)[-1].root
+    root = learned(choices, projected, rank=2).root
     variances = root.square().sum(0)
     torch.testing.assert_close(variances[2:], variances[2:].mean().expand(4))
     assert (variances[:2] >= variances[2]).all()
     torch.testing.assert_close(root.T @ root, torch.diag(variances), atol=1e-9, rtol=0)
-    everything = learn_taste(choices, projected, torch.zeros(400, dtype=torch.float64), rank=6)[-1].root
+    everything = learned(choices, projected, rank=6).root
     assert everything.isfinite().all()
 
 
@@ -48,10 +58,9 @@ def test_a_planted_taste_is_found() -> None:
     wins = torch.rand(2400, generator=rng, dtype=torch.float64) < torch.sigmoid((projected @ taste) * liking[user])
     projected = torch.where(wins[:, None], projected, -projected)
     choices = UserChoices(user, torch.ones(2400), torch.ones(2400), 60, 1.0)
-    root = learn_taste(choices, projected, torch.zeros(2400, dtype=torch.float64), rank=1)[-1].root
+    root = learned(choices, projected, rank=1).root
     first = torch.nn.functional.normalize(root[:, 0], dim=0)
     assert abs(float(first @ taste)) > 0.97
-    assert ITERATIONS == 8
 
 
 def test_gaussian_weights_of_seen_users_are_what_fit_weights_gives() -> None:
@@ -178,3 +187,146 @@ def test_one_person_alone_is_learned_as_among_all() -> None:
         torch.testing.assert_close(
             alone.covariance(torch.tensor([0]))[0], everybody.covariance(torch.tensor([user]))[0], atol=1e-5, rtol=0
         )
+
+
+# --- expectation-maximization never lowers its bound --------------------------------------------------------------
+
+
+def jaakkola_jordan(projected: torch.Tensor, root: torch.Tensor, user: torch.Tensor, users: int) -> Any:
+    """The bound of Jaakkola and Jordan (2000) at its best for a covariance: second moment, likelihood, posteriors."""
+    precision = torch.linalg.inv(root @ root.T)
+    xi = torch.ones(len(projected), dtype=torch.float64)
+    for _ in range(300):
+        weight = torch.tanh(xi / 2) / (2 * xi)
+        means, covariances = [], []
+        for person in range(users):
+            own = projected[user == person]
+            inverse = torch.linalg.inv(precision + own.T @ (weight[user == person][:, None] * own))
+            covariances.append(inverse)
+            means.append(inverse @ own.sum(0) / 2)
+        mean, covariance = torch.stack(means), torch.stack(covariances)
+        second = covariance + mean[:, :, None] * mean[:, None, :]
+        xi = torch.einsum("pf,pfg,pg->p", projected, second[user], projected).sqrt()
+    margin = (projected * mean[user]).sum(1)
+    likelihood = (torch.nn.functional.logsigmoid(xi) + (margin - xi) / 2).sum()
+    return second.mean(0), likelihood, mean, covariance
+
+
+def bound(likelihood: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor, root: torch.Tensor) -> float:
+    """Expected log-likelihood under the bound, less the divergence of the posteriors from the prior."""
+    sigma = root @ root.T
+    precision = torch.linalg.inv(sigma)
+    second = covariance + mean[:, :, None] * mean[:, None, :]
+    divergence = (second * precision).sum((1, 2)) - len(root) + torch.logdet(sigma) - torch.logdet(covariance)
+    return float(likelihood - divergence.sum() / 2)
+
+
+def test_neither_step_lowers_the_bound_of_jaakkola_and_jordan() -> None:
+    rng = torch.Generator().manual_seed(6)
+    users, each, features, rank = 8, 12, 4, 1
+    user = torch.arange(users).repeat_interleave(each)
+    tastes = torch.randn(users, features, generator=rng, dtype=torch.float64) * torch.tensor([2.0, 0.5, 0.5, 0.5])
+    projected = torch.randn(users * each, features, generator=rng, dtype=torch.float64)
+    wins = torch.rand(len(user), generator=rng).double() < torch.sigmoid((projected * tastes[user]).sum(1))
+    projected = torch.where(wins[:, None], projected, -projected)
+    root = 0.1 * torch.eye(features, dtype=torch.float64)
+    values = []
+    for _ in range(6):
+        moment, likelihood, mean, covariance = jaakkola_jordan(projected, root, user, users)
+        values.append(bound(likelihood, mean, covariance, root))
+        root = most_likely_taste(moment, rank).root
+        values.append(bound(likelihood, mean, covariance, root))
+    assert all(after >= before - 1e-6 for before, after in pairwise(values))
+    assert values[-1] > values[0] + 0.2
+
+
+def test_the_covariance_of_a_second_moment_is_the_likeliest_of_its_form() -> None:
+    rng = torch.Generator().manual_seed(7)
+    draws = torch.randn(50, 5, generator=rng, dtype=torch.float64)
+    moment = draws.T @ draws / 50
+
+    def likelihood(root: torch.Tensor) -> float:
+        sigma = root @ root.T
+        return -float(torch.logdet(sigma) + torch.trace(torch.linalg.solve(sigma, moment)))
+
+    best = most_likely_taste(moment, rank=2).root
+    torch.testing.assert_close(most_likely_taste(moment, rank=5).root @ most_likely_taste(moment, 5).root.T, moment)
+    for _ in range(50):
+        directions = best[:, :2] + 0.05 * torch.randn(5, 2, generator=rng, dtype=torch.float64)
+        noise = float(best[:, 4].norm()) * float(torch.exp(0.1 * torch.randn(1, generator=rng)))
+        left = torch.linalg.qr(torch.cat([directions, torch.eye(5).double()], dim=1)).Q[:, 2:5]
+        assert likelihood(torch.cat([directions, noise * left], dim=1)) <= likelihood(best) + 1e-9
+
+
+# --- what is chosen, and what a person is kept in -----------------------------------------------------------------
+
+
+def test_an_automatic_rank_is_near_the_number_of_planted_tastes() -> None:
+    rng = torch.Generator().manual_seed(8)
+    users, each, features, planted = 80, 60, 12, 3
+    vectors = torch.randn(600, features, generator=rng, dtype=torch.float64)
+    tastes = torch.randn(users, planted, generator=rng, dtype=torch.float64) @ (
+        2 * torch.eye(features).double()[:planted]
+    )
+    user = torch.arange(users).repeat_interleave(each)
+    first, second = torch.randint(600, (2, len(user)), generator=rng)
+    margin = ((vectors[first] - vectors[second]) * tastes[user]).sum(1)
+    wins = torch.rand(len(user), generator=rng, dtype=torch.float64) < torch.sigmoid(margin)
+    pairs = Pairs.from_rows(vectors, torch.where(wins, first, second), torch.where(wins, second, first), user)
+    fit = fit_basis(pairs, FitConfig(family="gaussian", rank="auto"))
+    assert abs(fit.basis.rank - planted) <= 2
+    variances = fit.basis.vectors.square().sum(0)
+    assert float(variances[planted - 1]) > 5 * float(variances[planted + 1])
+
+
+def test_a_ladder_is_climbed_to_where_the_loss_is_lowest_and_one_rung_beyond() -> None:
+    ladder = (1, 2, 4, 8, 16, 32)
+    for best in ladder:
+        tried = climb(ladder, 4, lambda rung, best=best: abs(rung - best))  # type: ignore[misc]
+        assert min(tried, key=tried.__getitem__) == best
+    assert set(climb(ladder, 4, lambda rung: abs(rung - 4))) == {2, 4, 8}
+
+
+def test_people_who_are_alike_have_no_tastes() -> None:
+    rng = torch.Generator().manual_seed(9)
+    vectors = torch.randn(300, 5, generator=rng, dtype=torch.float64)
+    first, second = torch.randint(300, (2, 900), generator=rng)
+    wins = torch.rand(900, generator=rng).double() < torch.sigmoid(3 * (vectors[first] - vectors[second])[:, 0])
+    user = torch.randint(20, (900,), generator=rng)
+    pairs = Pairs.from_rows(vectors, torch.where(wins, first, second), torch.where(wins, second, first), user)
+    fit = fit_basis(pairs, FitConfig(family="gaussian", rank="auto"))
+    assert fit.basis.rank <= 1
+    assert float(fit.basis.vectors.square().sum()) < 0.1 * float(fit.basis.center.square().sum())
+
+
+def test_a_simplex_rank_is_chosen_as_well() -> None:
+    pairs = random_pairs(users=30, pairs=1_500, polar=True)
+    fit = fit_basis(pairs, FitConfig(rank="auto"))
+    assert fit.basis.rank >= 2
+    assert fit.validation is not None
+    pooled = fit_basis(pairs, FitConfig(rank=1))
+    assert pooled.validation is not None
+    assert fit.validation < pooled.validation
+
+
+def test_a_person_can_be_kept_in_as_many_numbers_as_there_are_tastes() -> None:
+    pairs = random_pairs(users=20, pairs=800)
+    basis = gaussian_basis(pairs)
+    short = fit_weights(pairs, basis, rank_only=True)
+    assert short.weights.shape == (20, 2)
+    assert short.basis.columns == basis.rank == 2
+    torch.testing.assert_close(short.basis.vectors, basis.vectors[:, :2])
+    whole, kept = (accuracy(pairs, people.basis, people).mean for people in (fit_weights(pairs, basis), short))
+    assert abs(whole - kept) < 0.05
+    torch.testing.assert_close(basis.leading().leading().vectors, basis.leading().vectors)
+
+
+def test_the_posterior_is_near_the_stored_one_of_the_exact_distribution() -> None:
+    """`tests/golden/posterior.py` integrates the exact posterior on a grid."""
+    for case in json.loads((Path(__file__).parent / "golden" / "posterior.json").read_text()):
+        differences = torch.tensor(case["differences"], dtype=torch.float64)
+        basis = RewardBasis(torch.eye(2).double(), torch.zeros(2).double(), torch.zeros(2).double(), "gaussian", 2)
+        people = fit_weights(Pairs.from_differences([differences]), basis)
+        mean, covariance = (torch.tensor(case[name], dtype=torch.float64) for name in ("mean", "covariance"))
+        torch.testing.assert_close(people.weights[0], mean, atol=case["atol"], rtol=0)
+        torch.testing.assert_close(people.covariance(torch.tensor([0]))[0], covariance, atol=case["atol"], rtol=0)

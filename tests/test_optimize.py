@@ -9,6 +9,7 @@ from lore.optimize import (
     SimplexPrior,
     UserChoices,
     gaussian_covariance,
+    gaussian_variances,
     gaussian_weights,
     simplex_weights,
 )
@@ -107,6 +108,20 @@ def test_gaussian_mode_has_no_gradient_and_the_gap_bounds_the_error() -> None:
     torch.testing.assert_close(covariance[0], torch.linalg.inv(single))
     moments = gaussian_weights(choices, projected, offset, 1e-14, moments=True).second_moment
     torch.testing.assert_close(moments, found.weights.T @ found.weights + covariance.sum(0))
+
+
+@pytest.mark.parametrize("pairs_each", [3, 12])
+def test_variances_of_margins_are_those_of_the_covariances(pairs_each: int) -> None:
+    choices, projected = choices_of(5, pairs_each, 6, 2.0)
+    choices = replace(choices, users=6)  # of whom one has no pairs
+    offset = torch.zeros(len(projected), dtype=torch.float64)
+    weights = gaussian_weights(choices, projected, offset, 1e-10).weights
+    covariance = gaussian_covariance(choices, projected, offset, weights)
+    rng = torch.Generator().manual_seed(0)
+    user = torch.tensor([4, 0, 5, 0, 2, 4, 4])
+    asked = torch.randn(len(user), 6, generator=rng, dtype=torch.float64)
+    expected = torch.einsum("pc,pcd,pd->p", asked, covariance[user], asked)
+    torch.testing.assert_close(gaussian_variances(choices, projected, offset, weights, asked, user), expected)
 
 
 def test_a_large_gaussian_step_is_shortened() -> None:

@@ -1,7 +1,7 @@
 """`RewardBasis`: shared reward directions; scores responses for one person or many; saved without pickle."""
 
 import importlib.metadata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,14 @@ class RewardBasis:
     def columns(self) -> int:
         """Numbers in a user's weights."""
         return self.vectors.shape[1]
+
+    def leading(self) -> "RewardBasis":
+        """The basis of the learned tastes alone, in which a person is `rank` numbers.
+
+        What is left out of a gaussian basis is how people differ in directions that no taste covers (docs/results.md
+        says what that costs). A simplex basis has no other columns.
+        """
+        return replace(self, vectors=self.vectors[:, : self.rank], population=self.population[: self.rank])
 
     def coordinates(self, embeddings: Tensor) -> Tensor:
         """Rewards along each direction, `[responses, columns]`, of embeddings `[responses, dim]`."""

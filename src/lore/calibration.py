@@ -1,6 +1,5 @@
 """Whether probabilities mean what they say: reliability, and the scores that go with it."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +7,12 @@ from torch import Tensor
 
 from lore.basis import RewardBasis
 from lore.evaluate import margins
+from lore.objective import moderated
 from lore.pairs import Pairs
 from lore.personalize import UserWeights
 from lore.problem import likelihood
 
 _BINS = 10
-_PEOPLE, _PAIRS = 64, 8_192  # of whom covariances, and for which copies of them, are formed at a time
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,19 @@ class Calibration:
 def probabilities(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> Tensor:
     """P(chosen preferred to rejected) of each pair, `[pairs]`.
 
-    For the gaussian family and `people` from `fit_weights`, with what is not known of their weights averaged over:
-    `sigmoid(margin / sqrt(1 + pi variance / 8))` (MacKay 1992, equation 10).
+    For the gaussian family and `people` from `fit_weights`, with what is not known of their weights averaged over
+    (`lore.objective.moderated`).
     """
-    margin = margins(pairs, basis, people).double() / basis.temperature
-    if basis.family != "gaussian" or not isinstance(people, UserWeights):
-        return torch.sigmoid(margin)
-    variance = margin_variances(pairs, basis, people) / basis.temperature**2
-    return torch.sigmoid(margin / (1 + math.pi * variance / 8).sqrt())
+    margin = margins(pairs, basis, people).double()
+    if basis.family == "gaussian" and isinstance(people, UserWeights):
+        margin = moderated(margin, margin_variances(pairs, basis, people), basis.temperature)
+    return torch.sigmoid(margin / basis.temperature)
 
 
 def margin_variances(pairs: Pairs, basis: RewardBasis, people: UserWeights) -> Tensor:
-    """Posterior variance of the margin of each pair, `[pairs]`, some people at a time."""
-    table = likelihood(pairs, "pairs", basis.temperature)
-    projected = table.project(basis.vectors.to(pairs.like)).double()
-    variance = torch.zeros(len(pairs), dtype=torch.float64, device=projected.device)
-    for rows in torch.nonzero(pairs.counts > 0).flatten().split(_PEOPLE):
-        covariance = people.covariance(rows).double()
-        number = torch.full((len(pairs.users),), -1, device=rows.device)
-        number[rows] = torch.arange(len(rows), device=rows.device)
-        own = torch.nonzero(number[pairs.user] >= 0).flatten()
-        for some in own.split(_PAIRS):
-            difference = projected[some]
-            spread = (difference[:, None, :] @ covariance[number[pairs.user[some]]]).squeeze(1)
-            variance[some] = (spread * difference).sum(1)
-    return variance
+    """Posterior variance of the margin of each pair, `[pairs]` (gaussian family)."""
+    projected = likelihood(pairs, "pairs", basis.temperature).project(basis.vectors.to(pairs.like))
+    return people.variances(projected, pairs.user)
 
 
 def calibration(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor, bins: int = _BINS) -> Calibration:

@@ -11,6 +11,8 @@ from lore.errors import ConfigError
 from lore.objective import Average, PenaltyKind
 
 Strength = float | Literal["auto"]
+Rank = int | Literal["auto"]
+RANKS = (2, 4, 6, 8, 12, 16)  # that are tried where the rank is "auto" (simplex)
 
 _MOST_STARTS = 10
 _START_PAIRS = 20_000  # pairs, times starts, up to which more starts are taken
@@ -22,26 +24,29 @@ class FitConfig:
 
     Attributes:
         family: "simplex", the published LoRe, or "gaussian".
-        rank: learned directions; 0 is the reference itself, 1 (simplex) is pooled Bradley-Terry.
+        rank: learned directions, or "auto", as many as predict held-out groups best. 0 is the reference itself
+            (simplex) or differences between people without a preferred direction (gaussian: ridge regression toward the
+            pooled direction); 1 (simplex) is pooled Bradley-Terry.
         strength: of the penalty on the basis, or "auto".
         weight_strength: of the shrinkage of users' weights toward the population, or "auto" (simplex).
         penalty: "distance" or "cosine" to the reference.
         average: whether users or pairs count alike.
         temperature: of the link.
-        tempering: power 1/tempering of the likelihood when the covariance is learned (gaussian).
+        tempering: power 1/tempering of the likelihood while the covariance is learned, or "auto" (gaussian): pairs
+            that share items are not independent.
         tolerance: of the gap `|gradient| |basis| / objective` at which a fit is converged.
         max_iterations: steps at most.
         seed: of starts and folds.
     """
 
     family: Family = "simplex"
-    rank: int = 5
+    rank: Rank = 5
     strength: Strength = "auto"
     weight_strength: Strength = "auto"
     penalty: PenaltyKind = "distance"
     average: Average = "users"
     temperature: float = 1.0
-    tempering: float = 4.0
+    tempering: Strength = "auto"
     tolerance: float = 1e-3
     max_iterations: int = 500
     seed: int = 0
@@ -49,13 +54,24 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.family not in ("simplex", "gaussian"):
             raise ConfigError(f"`family` must be 'simplex' or 'gaussian', got {self.family!r}")
-        if self.rank < 0:
-            raise ConfigError(f"`rank` must be 0 (the reference) or more, got {self.rank}")
+        if self.rank != "auto" and self.rank < 0:
+            raise ConfigError(f"`rank` must be 'auto', or 0 (the reference) or more, got {self.rank}")
         if self.penalty not in ("distance", "cosine"):
             raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
         if self.average not in ("users", "pairs"):
             raise ConfigError(f"`average` must be 'users' or 'pairs', got {self.average!r}")
         self._check_numbers()
+
+    @property
+    def fixed_rank(self) -> int:
+        """The rank, where it is a number.
+
+        Raises:
+            ConfigError: it is "auto".
+        """
+        if self.rank == "auto":
+            raise ConfigError("`rank` must be a number here, got 'auto'; give how many directions to learn")
+        return self.rank
 
     def starts(self, pairs: int) -> int:
         """Descents from different starts: the objective has several minima, and where pairs are few they are cheap."""
@@ -70,7 +86,7 @@ class FitConfig:
                 raise ConfigError(f"`{name}` must be 'auto' or a number of 0 or more, got {value!r}")
         for name in ("temperature", "tolerance", "tempering"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
+            if (name, value) != ("tempering", "auto") and not 0 < value < math.inf:
                 raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
         if self.max_iterations < 1:
             raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
@@ -91,8 +107,8 @@ class Fit:
             could still change, relatively, for a relative change of the basis. At rank 1 with a distance penalty of
             positive strength, which is a convex problem, a bound: the objective is at most this share of itself above
             its minimum. For the gaussian family, the relative change of the covariance in the last iteration.
-        converged: whether the stopping rule was met; the gaussian family takes as many
-            iterations as held-out groups want, eight at most.
+        converged: whether the stopping rule was met; the gaussian family takes as many iterations as held-out groups
+            want.
         history: objective after each step.
         strength: of the penalty, as used.
         weight_strength: of the shrinkage of weights, as used.

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from lore.config import FitConfig
+from lore.config import RANKS, FitConfig
 from lore.objective import working_dtype
 from lore.pairs import Pairs
 
@@ -60,17 +60,23 @@ class Cost:
 
 def predicted(pairs: Pairs, configs: Sequence[FitConfig]) -> Cost:
     """What `fit_bases` will take for some pairs and configurations of the simplex family."""
+    configs = [replace(config, rank=rank) for config in configs for rank in _ranks(config, pairs.dim)]
     table = pairs.vectors.numel()
-    numbers = sum(_numbers(pairs, config) for config in configs if config.rank > 0)
+    numbers = sum(_numbers(pairs, config) for config in configs if config.fixed_rank > 0)
     automatic = [config for config in configs if "auto" in (config.strength, config.weight_strength)]
     if automatic:
         numbers += _POOLED_PATH * evaluation(pairs, 1)
     itemsize = working_dtype(pairs.vectors.dtype).itemsize
     held = table * pairs.vectors.element_size()
     copies = (4 if automatic else 1) * (held if held <= _COPIED else 0)
-    columns = max((config.rank * config.starts(len(pairs)) for config in configs), default=1)
+    columns = max((config.fixed_rank * config.starts(len(pairs)) for config in configs), default=1)
     own = len(pairs) * (_PAIR_BYTES + _PAIR_COLUMN_BYTES * columns) + _MEMORY * columns * pairs.dim * itemsize
     return Cost(numbers / max(table, 1), table, copies + own)
+
+
+def _ranks(config: FitConfig, dim: int) -> list[int]:
+    """The ranks that a configuration fits, at most."""
+    return [1, *(rank for rank in RANKS if rank <= dim)] if config.rank == "auto" else [config.rank]
 
 
 def _numbers(pairs: Pairs, config: FitConfig) -> float:
@@ -81,7 +87,7 @@ def _numbers(pairs: Pairs, config: FitConfig) -> float:
     evaluations = _DESCENT + (_BEGUN * starts if starts > 1 else 0)
     if "auto" in (config.strength, config.weight_strength):
         evaluations += _CANDIDATES
-    return evaluations * evaluation(pairs, config.rank)
+    return evaluations * evaluation(pairs, config.fixed_rank)
 
 
 def evaluation(pairs: Pairs, rank: int) -> float:

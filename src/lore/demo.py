@@ -9,7 +9,7 @@ from lore.simulate import Population, simulate
 from lore.sources import Reading, load
 from lore.train import TrainConfig, TrainOutcome, train
 
-_DEMO = TrainConfig(unseen=0.25, train_pairs=30, shots=10, ranks=(1, 2, 4, 8))
+_DEMO = TrainConfig(family="simplex", unseen=0.25, train_pairs=30, shots=10, ranks=(1, 2, 4, 8))
 _DEMO_USERS = 400
 
 

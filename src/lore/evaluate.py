@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
-from lore.basis import RewardBasis
+from lore.basis import Family, RewardBasis
+from lore.config import Rank
 from lore.errors import ConfigError, ShapeError
 from lore.files import read_json, replacing, write_json
 from lore.fit import Fit, FitConfig, fit_bases
@@ -25,6 +26,7 @@ from lore.progress import Progress, silent
 
 Model = Literal["reference", "pooled", "simplex", "gaussian", "per_user", "wrong_user", "shuffled", "length"]
 SHOTS = (1, 2, 5, 10, 20, 50)
+_SIMPLEX_RANKS = (2, 4, 8)  # that "auto" compares
 _RESAMPLES = 2_000
 _FEWEST = 5  # users from whom an interval is made
 _OWN_VARIANCES = (0.01, 0.1, 1.0, 10.0)  # of per_user's prior, on features of unit scale
@@ -121,12 +123,7 @@ def _interval(per_user: Tensor) -> tuple[float, float, float]:
 
 def _tail(users: int) -> float:
     """What a percentile interval leaves out on each side: the normal tail beyond `sqrt(n / (n-1)) t(0.975, n-1)`."""
-    normal, freedom = NormalDist(), users - 1
-    z = normal.inv_cdf(0.975)
-    # Student's quantile by the normal one: Cornish and Fisher's expansion, 26.7.5 in Abramowitz and Stegun 1964.
-    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    student += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    return normal.cdf(-student * math.sqrt(users / freedom))
+    return float(ndtr(-stdtrit(users - 1, 0.975) * math.sqrt(users / (users - 1))))
 
 
 def log_loss(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> float:
@@ -176,19 +173,30 @@ class Method:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All results, the fits by rank, and the model that validation within the training part chose."""
+    """All results, the fits by rank, and the model that validation within the training part chose.
+
+    Attributes:
+        results: of every model in every setting.
+        fits: in the order of the ranks.
+        chosen: the personal fit that held-out groups of the training part chose.
+        per_user: its accuracy in the setting of the headline: unseen people's test, else seen people's.
+        baseline: of pooled there.
+        by_shots: of the chosen fit for unseen people, by how many comparisons they are known.
+    """
 
     results: list[Result]
     fits: list[Fit]
     chosen: Fit
     per_user: Accuracy
     baseline: Accuracy
+    by_shots: dict[int, Accuracy] = field(default_factory=dict)
 
 
 def sweep(
     split: Split,
-    ranks: Sequence[int] = (0, 1, 2, 5),
+    ranks: Sequence[Rank] = (0, 1, 2, 5),
     *,
+    families: Sequence[Family] | None = None,
     config: FitConfig | None = None,
     reference: Tensor | None = None,
     checkpoints: Path | None = None,
@@ -198,7 +206,9 @@ def sweep(
 
     Args:
         split: from `lore.split`.
-        ranks: 0 is the reference (left out where there is none), 1 is pooled; pooled is always there.
+        ranks: 0 is the reference (left out where there is none), 1 is pooled; pooled is always there. "auto" is 2, 4
+            and 8 for the simplex family, and for the gaussian one the number that held-out groups choose.
+        families: of the personal models; that of `config` by default.
         config: how to fit; its rank is replaced.
         reference: the reward LLM's own direction `[dim]`.
         checkpoints: a folder that keeps every fit, so that an interrupted sweep resumes.
@@ -208,14 +218,21 @@ def sweep(
         One result per model and setting, controls included; gains are over pooled, paired over users.
     """
     return run_sweep(
-        split, ranks, config=config, reference=reference, checkpoints=checkpoints, progress=progress
+        split,
+        ranks,
+        families=families,
+        config=config,
+        reference=reference,
+        checkpoints=checkpoints,
+        progress=progress,
     ).results
 
 
 def run_sweep(
     split: Split,
-    ranks: Sequence[int],
+    ranks: Sequence[Rank],
     *,
+    families: Sequence[Family] | None = None,
     config: FitConfig | None = None,
     reference: Tensor | None = None,
     checkpoints: Path | None = None,
@@ -231,13 +248,15 @@ def run_sweep(
     """
     method = method or Method()
     config = config or FitConfig()
-    configs = _configs(ranks, config, reference)
+    configs = _configs(ranks, families or (config.family,), config, reference)
     fits = _fit_all(split.seen_train, configs, reference, checkpoints, progress, method)
     pooled = next(fit for fit in fits if fit.basis.rank == 1 and fit.basis.family == "simplex")
     chosen = _best(fits)
     evaluator = _Evaluator(split, pooled, method)
     results = [result for fit in fits for result in evaluator.results(_name(fit), fit)]
-    results += evaluator.few_shots(_name(chosen), chosen, config.seed, shots, trials)
+    by_shots = evaluator.few_shots(chosen, config.seed, shots, trials)
+    for count, found in by_shots.items():
+        results.append(evaluator.result(_name(chosen), chosen.basis.rank, "unseen_test", found, shots=count))
     results += evaluator.wrong_user(chosen, config.seed)
     results += evaluator.own(split)
     shuffled = replace(_config_of(chosen, config), seed=config.seed)
@@ -248,16 +267,28 @@ def run_sweep(
     results += evaluator.results("shuffled", noise[0], _shuffled(split.unseen_shots, config.seed + 1))
     results += evaluator.length()
     setting = "unseen_test" if len(split.unseen_test) else "seen_test"
-    return Sweep(results, fits, chosen, evaluator.of(chosen, setting), evaluator.of(pooled, setting))
+    return Sweep(results, fits, chosen, evaluator.of(chosen, setting), evaluator.of(pooled, setting), by_shots)
 
 
-def _configs(ranks: Sequence[int], config: FitConfig, reference: Tensor | None) -> list[FitConfig]:
-    if not ranks or any(rank < 0 for rank in ranks):
-        raise ConfigError(f"`ranks` must be numbers of 0 or more, got {list(ranks)}")
+def _configs(
+    ranks: Sequence[Rank], families: Sequence[Family], config: FitConfig, reference: Tensor | None
+) -> list[FitConfig]:
+    if not ranks or any(rank != "auto" and rank < 0 for rank in ranks):
+        raise ConfigError(f"`ranks` must be numbers of 0 or more, or 'auto', got {list(ranks)}")
     configs = [replace(config, family="simplex", rank=0)] if 0 in ranks and reference is not None else []
     configs.append(replace(config, family="simplex", rank=1, penalty="distance"))
-    lowest = 2 if config.family == "simplex" else 1
-    return configs + [replace(config, rank=rank) for rank in sorted(set(ranks)) if rank >= lowest]
+    for family in families:
+        personal = personal_ranks(family, ranks)
+        configs += [replace(config, family=family, rank=rank) for rank in personal]
+    return configs
+
+
+def personal_ranks(family: Family, ranks: Sequence[Rank]) -> list[Rank]:
+    """The personal models among some ranks, as `sweep` takes them."""
+    if family == "gaussian" and "auto" in ranks:
+        return ["auto"]
+    numbers = {rank for rank in ranks if rank != "auto"} | set(_SIMPLEX_RANKS if "auto" in ranks else ())
+    return [*sorted(rank for rank in numbers if rank >= (1 if family == "gaussian" else 2))]
 
 
 def _name(fit: Fit) -> Model:
@@ -292,7 +323,7 @@ def _shuffled(pairs: Pairs, seed: int) -> Pairs:
     """The same pairs with choices that a coin made."""
     generator = torch.Generator().manual_seed(seed)
     swap = torch.randint(2, (len(pairs),), generator=generator).bool().to(pairs.label.device)
-    return replace(pairs, label=torch.where(swap, 1 - pairs.label, pairs.label))
+    return replace(pairs, label=torch.where(swap, 1 - pairs.label, pairs.label), ratings=None)
 
 
 class _Evaluator:
@@ -353,18 +384,19 @@ class _Evaluator:
             log_loss=loss,
         )
 
-    def few_shots(self, model: Model, fit: Fit, seed: int, counts: Sequence[int], trials: int) -> Iterator[Result]:
-        """Unseen users after some numbers of comparisons, as far as the median user has so many."""
+    def few_shots(self, fit: Fit, seed: int, counts: Sequence[int], trials: int) -> dict[int, Accuracy]:
+        """Accuracy on unseen users after some numbers of comparisons, as far as the median user has so many."""
         if "unseen_test" not in self.parts or not len(self.split.unseen_shots):
-            return
+            return {}
         most = float(self.split.unseen_shots.counts.double().median())
         part = self.parts["unseen_test"]
+        by_shots = {}
         for shots in [count for count in counts if count <= most]:
             drawn = [self.split.unseen_shots.shots(shots, seed + trial) for trial in range(trials)]
             found = [accuracy(part, fit.basis, self.method.adapt(few, fit.basis)).per_user for few in drawn]
             per_user = torch.stack(found).mean(0)
-            averaged = Accuracy(per_user, *_interval(per_user), pairs=len(part))
-            yield self.result(model, fit.basis.rank, "unseen_test", averaged, shots=shots)
+            by_shots[shots] = Accuracy(per_user, *_interval(per_user), pairs=len(part))
+        return by_shots
 
     def wrong_user(self, fit: Fit, seed: int) -> Iterator[Result]:
         """The control in which everybody gets the weights of another user with training pairs."""

@@ -62,7 +62,7 @@ class Recipe:
         ) -> None:
             for number, config in enumerate(configs):
                 progress("fitting", number, len(configs))
-                keep(number, self._fit(pairs.compact(), config.rank, reference, seed))
+                keep(number, self._fit(pairs.compact(), config.fixed_rank, reference, seed))
             progress("fitting", len(configs), len(configs))
 
         def adapt(shots: Pairs, basis: RewardBasis) -> Tensor:

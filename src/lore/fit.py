@@ -102,7 +102,7 @@ def _sharing(configs: Sequence[FitConfig]) -> list[list[int]]:
 
 
 def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
-    if config.rank > pairs.dim:
+    if config.rank != "auto" and config.rank > pairs.dim:
         raise ConfigError(f"`rank` must be at most the embeddings' {pairs.dim} numbers, got {config.rank}")
     if config.rank == 0 and reference is None and config.family == "simplex":
         raise ConfigError(

@@ -5,6 +5,7 @@ The basis is found by variable projection: at every step the users' weights are 
 `weight_strength="auto"` are chosen by the log loss on held-out groups of the pairs that are given.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,24 +17,21 @@ from torch import Tensor
 from lore.basis import RewardBasis, reference_basis
 from lore.charts import Spectrum
 from lore.checkpoint import Checkpoint
-from lore.config import Fit, FitConfig
+from lore.config import RANKS, Fit, FitConfig
 from lore.descent import Minimum
 from lore.errors import ConfigError, ConvergenceWarning
-from lore.gaussian import ITERATIONS, Taste, learn_taste, principal_features
 from lore.objective import Average, penalty
-from lore.optimize import Posterior, UserChoices, gaussian_weights
 from lore.pairs import Pairs
 from lore.problem import (
-    GAUSSIAN_TOLERANCE,
     STARTS,
     Job,
     Penalties,
     SimplexProblem,
-    gaussian_choices,
     likelihood,
     spectrum_of,
     together,
 )
+from lore.tastes import TasteProblem, TasteSearch, taste_features
 
 # Relative to the mean squared length of a difference, so that the scale of the embeddings does not matter.
 _POOLED_STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -83,13 +81,15 @@ class Fitter:
 
     def fit(self, config: FitConfig, checkpoint: Checkpoint) -> Job[Fit]:
         """One fit, from where a checkpoint stands."""
+        if config.rank == "auto" and config.family == "simplex":
+            return (yield from self._fit_ranks(config))
         if config.family == "gaussian":
             return self._fit_gaussian(config)
         if config.rank == 0 and self.reference is not None:
             return self._reference(config, self.reference)
-        weight_strength = 0.0 if config.rank == 1 else config.weight_strength
+        weight_strength = 0.0 if config.fixed_rank == 1 else config.weight_strength
         strength, validation, anchor = config.strength, None, self.reference
-        if strength == "auto" and config.penalty == "distance" and anchor is None and config.rank > 1:
+        if strength == "auto" and config.penalty == "distance" and anchor is None and config.fixed_rank > 1:
             anchor = self.pooled(config).direction
         if strength == "auto" and config.penalty == "distance" and config.rank == 1:
             strength, validation = self.pooled(config).strength, self.pooled(config).validation
@@ -100,6 +100,16 @@ class Fitter:
         penalties = self._penalties(config, float(strength), float(weight_strength), anchor)
         return (yield from self._fit_simplex(config, penalties, validation, checkpoint))
 
+    def _fit_ranks(self, config: FitConfig) -> Job[Fit]:
+        """The fit of the rank that predicts held-out groups best: ranks rise for as long as they do so better."""
+        best = yield from self.fit(replace(config, rank=1), Checkpoint(None, ""))
+        for rank in (rank for rank in RANKS if rank <= self.pairs.dim):
+            found = yield from self.fit(replace(config, rank=rank), Checkpoint(None, ""))
+            if _validation(found) >= _validation(best):
+                break
+            best = found
+        return best
+
     def _penalties(
         self, config: FitConfig, strength: float, weight_strength: float, anchor: Tensor | None
     ) -> Penalties:
@@ -108,7 +118,7 @@ class Fitter:
         return Penalties(anchor, strength, config.penalty, weight_strength)
 
     def _problem(self, pairs: Pairs, config: FitConfig, penalties: Penalties) -> SimplexProblem:
-        return SimplexProblem(pairs, config.rank, config.average, config.temperature, penalties)
+        return SimplexProblem(pairs, config.fixed_rank, config.average, config.temperature, penalties)
 
     def _fit_simplex(
         self, config: FitConfig, penalties: Penalties, validation: float | None, checkpoint: Checkpoint
@@ -133,7 +143,7 @@ class Fitter:
             center=torch.zeros_like(minimum.point[:, 0]),
             population=problem.population.to(minimum.point),
             family="simplex",
-            rank=config.rank,
+            rank=config.fixed_rank,
             temperature=config.temperature,
             weight_strength=penalties.weight_strength,
         )
@@ -294,83 +304,46 @@ class Fitter:
     # --- the gaussian family --------------------------------------------------------------------------------------
 
     def _fit_gaussian(self, config: FitConfig) -> Fit:
-        center, strength, validation = self._center(config)
-        iterations = ITERATIONS
-        if validation is not None:
-            losses = self._held_out_gaussian(config)
-            iterations = int(np.argmin(losses))
-            validation = losses[iterations]
-        problem = _GaussianProblem(self.pairs, config, center)
-        tastes = problem.tastes(iterations)
-        basis = problem.basis(tastes[-1] if tastes else None)
-        posterior = problem.posterior(basis)
-        table = problem.table
-        weights = posterior.weights.to(center)
-        loss = float(table.loss(table.margins(table.project(basis.vectors), weights) + problem.offset))
-        objective = loss + float(posterior.weights.square().sum(1).mean()) / 2
-        change = tastes[-1].change if tastes else 0.0
-        return Fit(basis, weights, loss, objective, change, converged=True, strength=strength, validation=validation)
-
-    def _held_out_gaussian(self, config: FitConfig) -> list[float]:
-        """Log loss on held-out groups without tastes, and with those after each iteration."""
-        folds = []
-        for fold, center in zip(self.folds(config.seed), self.pooled(config).of_folds, strict=True):
-            problem = _GaussianProblem(fold.pairs, config, center)
-            held_out = likelihood(fold.held_out, config.average, config.temperature)
-            offset = held_out.project(center[:, None]).squeeze(1)
-            losses = [float(held_out.loss(offset))]
-            for taste in problem.tastes(ITERATIONS):
-                basis = problem.basis(taste)
-                weights = problem.posterior(basis).weights.to(center)
-                losses.append(float(held_out.loss(held_out.margins(held_out.project(basis.vectors), weights) + offset)))
-            folds.append(losses)
-        return np.mean(folds, axis=0).tolist()
-
-    def _center(self, config: FitConfig) -> tuple[Tensor, float, float | None]:
-        if config.strength == "auto":
-            pooled = self.pooled(config)
-            return pooled.direction, pooled.strength, pooled.validation
-        return self._fit_pooled(self, None, config, config.strength).point.squeeze(1), config.strength, None
-
-
-class _GaussianProblem:
-    """Learning tastes from some pairs around a center: features, the tempered likelihood, and what comes of it."""
-
-    def __init__(self, pairs: Pairs, config: FitConfig, center: Tensor) -> None:
-        # Of the items that are learned from: others would spend directions on what cannot be learned.
-        used = pairs.chosen if pairs.rejected is None else torch.cat([pairs.chosen, pairs.rejected])
-        self.features = principal_features(pairs.vectors[used.unique()]).map
-        if config.rank > self.features.shape[1]:
+        features = taste_features(self.pairs)
+        if config.rank != "auto" and config.rank > features.shape[1]:
             raise ConfigError(
-                f"`rank` must be at most the {self.features.shape[1]} features of these pairs, got {config.rank}"
+                f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}"
             )
-        self.pairs, self.config, self.center = pairs, config, center
-        self.table = likelihood(pairs, config.average, config.temperature)
-        self.offset = self.table.project(center[:, None]).squeeze(1)
-
-    def tastes(self, iterations: int) -> list[Taste]:
-        """The covariance of tastes after each iteration."""
-        pairs, config = self.pairs, self.config
-        share = pairs.weight / config.tempering
-        tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), config.temperature)
-        return learn_taste(tempered, self.table.project(self.features), self.offset, config.rank, iterations)
-
-    def basis(self, taste: Taste | None) -> RewardBasis:
-        """The basis of some tastes; without any, everybody is the center."""
-        vectors = torch.zeros_like(self.features) if taste is None else self.features @ taste.root.to(self.features)
-        return RewardBasis(
-            vectors=vectors,
-            center=self.center,
-            population=torch.zeros_like(vectors[0]),
-            family="gaussian",
-            rank=self.config.rank,
-            temperature=self.config.temperature,
+        center, strength, of_folds = self._centers(config)
+        problem = TasteProblem(self.pairs, config, center, features)
+        folds = [
+            (TasteProblem(fold.pairs, config, own, taste_features(fold.pairs)), fold.held_out)
+            for fold, own in zip(self.folds(config.seed), of_folds, strict=True)
+        ]
+        course = TasteSearch(folds, config).course()
+        taste = problem.taste(course)
+        basis = problem.basis(taste, course.rank if config.rank == "auto" else config.rank)
+        weights = problem.posterior(taste).weights
+        loss = float(problem.table.loss(problem.margins(taste, weights)))
+        return Fit(
+            basis=basis,
+            weights=weights.to(center),
+            loss=loss,
+            objective=loss + float(weights.square().sum(1).mean()) / 2,
+            gap=taste.change,
+            converged=True,
+            strength=strength,
+            validation=course.validation,
         )
 
-    def posterior(self, basis: RewardBasis) -> Posterior:
-        """Everybody's weights, as `fit_weights` learns them."""
-        projected = self.table.project(basis.vectors)
-        return gaussian_weights(gaussian_choices(self.pairs, basis), projected, self.offset, GAUSSIAN_TOLERANCE)
+    def _centers(self, config: FitConfig) -> tuple[Tensor, float, list[Tensor]]:
+        """The pooled direction, its strength, and the pooled directions of the folds."""
+        if config.strength == "auto":
+            pooled = self.pooled(config)
+            return pooled.direction, pooled.strength, pooled.of_folds
+        parts: list[_Fold | Fitter] = [self, *self.folds(config.seed)]
+        center, *of_folds = [self._fit_pooled(part, None, config, config.strength).point.squeeze(1) for part in parts]
+        return center, config.strength, of_folds
+
+
+def _validation(fit: Fit) -> float:
+    """Log loss on held-out groups; a fit that was not validated loses to any that was."""
+    return math.inf if fit.validation is None else fit.validation
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:
@@ -382,19 +355,21 @@ def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
     groups, number = pairs.group.unique(return_inverse=True)
     if len(groups) < 2:
         raise ConfigError(
-            "`strength` 'auto' needs two groups (prompts, or items) to hold one out; give `strength` and "
-            "`weight_strength` as numbers"
+            "choosing needs two groups (prompts, or items) to hold one out; add groups, or for the simplex family give "
+            "`strength` and `weight_strength` as numbers"
         )
     folds = min(_FOLDS, len(groups))
     assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
     of_row = assigned.to(number.device)[number]
     made = []
     for fold in range(folds):
-        train, held_out = pairs.parted(of_row == fold)
+        shares = (1 - 1 / folds, 1 / folds)  # so that an item is in as many pairs as among all
+        train, held_out = pairs.parted(of_row == fold, part=3 + 2 * fold, shares=shares)
         if len(train) and len(held_out):
             made.append(_Fold(train.compact(), held_out.compact()))
     if not made:
         raise ConfigError(
-            "`strength` 'auto' found no pairs within held-out groups; give `strength` and `weight_strength` as numbers"
+            "there are no pairs within held-out groups to choose by; add comparisons, or for the simplex family give "
+            "`strength` and `weight_strength` as numbers"
         )
     return made

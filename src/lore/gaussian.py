@@ -6,6 +6,7 @@ person is raised to the power 1 / tempering, as pairs that share items are not i
 The M-step is that of probabilistic principal components (Tipping and Bishop 1999, equations 7 and 8).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor
 from lore.objective import working_dtype
 from lore.optimize import UserChoices, gaussian_weights
 
-START_VARIANCE = 0.01
-ITERATIONS = 8  # at most; held-out items choose among them
 MOST_FEATURES = 80
+_E_STEP = 1e-4  # gap of a person's objective at which an iteration's posterior is near enough
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,20 @@ class Features:
 
 @dataclass(frozen=True)
 class Taste:
-    """The square root of the learned covariance, `[features, features]`, tastes first, and how far the last step went.
+    """A covariance of tastes.
 
     Attributes:
-        root: `Sigma = root @ root.T`; columns are orthogonal and ordered by variance.
+        root: its square root, `Sigma = root @ root.T`, `[features, features]`; columns are orthogonal, tastes first.
         change: relative change of Sigma in the last iteration, in the Frobenius norm.
     """
 
     root: Tensor
     change: float
+
+    @property
+    def variance(self) -> float:
+        """Mean over the features."""
+        return float(self.root.square().sum() / len(self.root))
 
 
 def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
@@ -57,33 +62,45 @@ def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
     return Features((directions / spread).to(working_dtype(vectors.dtype)))
 
 
-def learn_taste(
-    choices: UserChoices, projected: Tensor, offset: Tensor, rank: int, iterations: int = ITERATIONS
-) -> list[Taste]:
-    """Tempered expectation-maximization from `Sigma = 0.01 I`; the covariance after each iteration.
+def learn_taste(choices: UserChoices, projected: Tensor, offset: Tensor, rank: int, variance: float) -> Iterator[Taste]:
+    """Tempered expectation-maximization from `Sigma = variance I`: the covariance after each iteration, without end.
 
-    It has no end of its own: later iterations fit the training items. How many to take is for held-out items to say.
+    Later iterations fit the training items; how many to take is for held-out items to say.
 
     Args:
         choices: who chose; `share` holds pair weights over the tempering.
         projected: differences of features, `[pairs, features]`.
         offset: margin of the center, `[pairs]`.
         rank: learned tastes; at most the number of features.
-        iterations: how many to take.
+        variance: to begin with.
     """
     features = projected.shape[1]
-    root = START_VARIANCE**0.5 * torch.eye(features, dtype=torch.float64, device=projected.device)
-    sigma = root @ root.T
+    identity = torch.eye(features, dtype=torch.float64, device=projected.device)
+    taste = Taste(variance**0.5 * identity, change=0.0)
     people = int((torch.bincount(choices.user, minlength=choices.users) > 0).sum())
-    found = []
-    for _ in range(iterations):
-        posterior = gaussian_weights(choices, projected @ root.to(projected), offset, 1e-8, moments=True)
-        moment = root @ (posterior.second_moment / max(people, 1)) @ root.T
-        values, directions = torch.linalg.eigh(moment)
-        values, directions = values.flip(0), directions.flip(1)
-        noise = values[rank:].mean() if rank < features else values.new_zeros(())
-        spread = torch.cat([values[:rank], noise.expand(features - rank).to(values)])
-        root = directions * spread.clamp(min=1e-12).sqrt()
-        before, sigma = sigma, root @ root.T
-        found.append(Taste(root, change=float((sigma - before).norm() / before.norm())))
-    return found
+    start = None
+    while True:
+        posterior = gaussian_weights(
+            choices, projected @ taste.root.to(projected), offset, _E_STEP, start=start, moments=True
+        )
+        moment = taste.root @ (posterior.second_moment / max(people, 1)) @ taste.root.T
+        after = most_likely_taste(moment, rank)
+        start = torch.linalg.solve(after.root, taste.root @ posterior.weights.T).T
+        sigma, before = after.root @ after.root.T, taste.root @ taste.root.T
+        taste = Taste(after.root, change=float((sigma - before).norm() / before.norm()))
+        yield taste
+
+
+def most_likely_taste(moment: Tensor, rank: int) -> Taste:
+    """The covariance `V V^T + s2 I`, V of `rank` columns, under which deviations with this second moment are likeliest.
+
+    Args:
+        moment: mean over people of deviation times deviation, `[features, features]`.
+        rank: columns of V.
+    """
+    features = len(moment)
+    values, directions = torch.linalg.eigh(moment)
+    values, directions = values.flip(0), directions.flip(1)
+    noise = values[rank:].mean() if rank < features else values.new_zeros(())
+    spread = torch.cat([values[:rank], noise.expand(features - rank).to(values)])
+    return Taste(directions * spread.clamp(min=1e-12).sqrt(), change=0.0)

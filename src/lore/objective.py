@@ -10,6 +10,7 @@ temperature T, label y = P(chosen preferred) and pair weights v (Bose et al. 202
     penalty="cosine"    strength * mean over columns of (1 - cos(column, reference))
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -182,3 +183,8 @@ def penalty(vectors: Tensor, reference: Tensor, strength: float, kind: PenaltyKi
     rank = vectors.shape[1]
     value = strength * offset.double().square().sum() / (2 * rank)
     return ValueAndGradient(value, strength / rank * across / length)
+
+
+def moderated(margin: Tensor, variance: Tensor, temperature: float) -> Tensor:
+    """Margins whose probability is about that averaged over a normal margin of this variance (MacKay 1992, eq. 10)."""
+    return margin / (1 + math.pi * variance.to(margin) / (8 * temperature**2)).sqrt()

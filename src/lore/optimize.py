@@ -297,6 +297,7 @@ def gaussian_weights(
     offset: Tensor,
     tolerance: float,
     *,
+    start: Tensor | None = None,
     moments: bool = False,
     max_iterations: int = 50,
 ) -> Posterior:
@@ -310,6 +311,7 @@ def gaussian_weights(
         projected: differences in coordinates of the basis, `[pairs, columns]`.
         offset: margin of the population direction, `[pairs]`.
         tolerance: gap at which a user is done.
+        start: weights to begin with, `[users, columns]`; zeros where none are given.
         moments: whether to sum second moments.
         max_iterations: of Newton steps.
 
@@ -321,42 +323,87 @@ def gaussian_weights(
     gap = torch.zeros(choices.users, dtype=torch.float64, device=device)
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
     for block in choices.blocks(projected, offset):
-        point = weights[block.users]
-        iteration = 0
+        point = weights[block.users] if start is None else start[block.users].double()
+        iteration, margin = 0, block.margins(point)
         while True:
-            margin = block.margins(point)
             gradient = point + block.gradient(margin)
             bound = gradient.square().sum(1) / 2
             if iteration == max_iterations or bool((bound <= tolerance).all()):
                 break
-            point = _gaussian_step(block, point, margin, gradient)
+            point, margin = _gaussian_step(block, point, margin, gradient)
             iteration += 1
         weights[block.users], gap[block.users] = point, bound
         if moments:
-            moment += point.T @ point + torch.linalg.inv(_precision(block.hessian(margin))).sum(0)
+            moment += point.T @ point + _Precision(block, margin).covariance_sum()
     return Posterior(weights, gap, moment)
 
 
-def _gaussian_step(block: _Block, point: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
-    step = -torch.linalg.solve(_precision(block.hessian(margin)), gradient)
+def _gaussian_step(block: _Block, point: Tensor, margin: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """A Newton step, shortened where it must be: the new weights, and their margins."""
+    step = -_Precision(block, margin).solve(gradient)
     slope = (gradient * step).sum(1)
+    moved = (block.projected @ step[:, :, None]).squeeze(2)
 
-    def objective(at: Tensor) -> Tensor:
-        return at.square().sum(1) / 2 + block.loss(block.margins(at))
+    def objective(at: Tensor, margins: Tensor) -> Tensor:
+        return at.square().sum(1) / 2 + block.loss(margins)
 
-    before, length = objective(point), torch.ones_like(slope)
-
-    def short() -> Tensor:
-        return objective(point + length[:, None] * step) > before + _ARMIJO * length * slope + 1e-13 * before.abs()
-
-    while bool((too_far := short()).any()):
+    before, length = objective(point, margin), torch.ones_like(slope)
+    enough = before + 1e-13 * before.abs()
+    while True:
+        found, margins = point + length[:, None] * step, margin + length[:, None] * moved
+        too_far = objective(found, margins) > enough + _ARMIJO * length * slope
+        if not bool(too_far.any()):
+            return found, margins
         length = torch.where(too_far, length / 2, length)
-    return point + length[:, None] * step
 
 
-def _precision(hessian: Tensor) -> Tensor:
-    """Posterior precision `I + hessian`, `[users, columns, columns]`."""
-    return hessian + torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+class _Precision:
+    """Posterior precisions `I + H` of a block's users, H the Hessian of the loss `scaled^T scaled`.
+
+    Factored in whichever of pairs and columns are fewer: by the matrix inversion lemma, or as they are.
+    """
+
+    def __init__(self, block: _Block, margin: Tensor) -> None:
+        curvature = block.share * pair_curvature(margin, block.temperature)
+        self._scaled = block.projected * curvature.sqrt()[:, :, None]
+        self._few = self._scaled.shape[1] < self._scaled.shape[2]
+        across = self._scaled.transpose(1, 2)
+        gram = self._scaled @ across if self._few else across @ self._scaled
+        # Where margins are in the thousands the identity would be lost beside the Hessian, and that may be singular.
+        gram.diagonal(dim1=1, dim2=2).add_(1 + _DAMPING * self._scaled.square().sum(dim=(1, 2))[:, None])
+        self._factor = torch.linalg.cholesky(gram)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Solutions `[users, columns]`."""
+        if not self._few:
+            return torch.cholesky_solve(right[:, :, None], self._factor).squeeze(2)
+        inner = torch.cholesky_solve(self._scaled @ right[:, :, None], self._factor)
+        return right - (inner.transpose(1, 2) @ self._scaled).squeeze(1)
+
+    def quadratic(self, vectors: Tensor) -> Tensor:
+        """`x^T P^-1 x` for some vectors of each user `[users, vectors, columns]`: `[users, vectors]`."""
+        found = (self._half() @ vectors.transpose(1, 2)).square().sum(dim=1)
+        return vectors.square().sum(dim=2) - found if self._few else found
+
+    def covariance(self) -> Tensor:
+        """Inverses `[users, columns, columns]`."""
+        half = self._half()
+        found = half.transpose(1, 2) @ half
+        return torch.eye(half.shape[2], dtype=half.dtype, device=half.device) - found if self._few else found
+
+    def covariance_sum(self) -> Tensor:
+        """Sum of the inverses over the users, `[columns, columns]`."""
+        half = self._half()
+        found = torch.einsum("upc,upd->cd", half, half)
+        identity = torch.eye(half.shape[2], dtype=half.dtype, device=half.device)
+        return len(half) * identity - found if self._few else found
+
+    def _half(self) -> Tensor:
+        """What the inverses, or what they lack to the identity, are the squares of."""
+        if self._few:
+            return torch.linalg.solve_triangular(self._factor, self._scaled, upper=False)
+        identity = torch.eye(self._factor.shape[1], dtype=self._factor.dtype, device=self._factor.device)
+        return torch.linalg.solve_triangular(self._factor, identity.expand_as(self._factor), upper=False)
 
 
 def gaussian_covariance(choices: UserChoices, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
@@ -365,5 +412,36 @@ def gaussian_covariance(choices: UserChoices, projected: Tensor, offset: Tensor,
     covariance = torch.eye(columns, dtype=torch.float64, device=weights.device).repeat(choices.users, 1, 1)
     for block in choices.blocks(projected, offset):
         margin = block.margins(weights[block.users].double())
-        covariance[block.users] = torch.linalg.inv(_precision(block.hessian(margin)))
+        covariance[block.users] = _Precision(block, margin).covariance()
     return covariance
+
+
+def gaussian_variances(
+    choices: UserChoices, projected: Tensor, offset: Tensor, weights: Tensor, asked: Tensor, user: Tensor
+) -> Tensor:
+    """Posterior variances of margins, `[asked]`, in float64; no covariance is formed.
+
+    Args:
+        choices: what people were learned from.
+        projected: those differences in coordinates of the basis, `[pairs, columns]`.
+        offset: their margin of the population direction, `[pairs]`.
+        weights: modes, `[users, columns]`.
+        asked: differences whose margins are asked for, in coordinates of the basis, `[asked, columns]`.
+        user: of each of them, `[asked]`.
+    """
+    variance = asked.double().square().sum(dim=1)
+    order = torch.argsort(user, stable=True)
+    count = torch.bincount(user, minlength=choices.users)
+    first = count.cumsum(0) - count
+    for block in choices.blocks(projected, offset):
+        wanted = torch.nonzero(count[block.users] > 0).flatten()
+        if len(wanted) == 0:
+            continue
+        for some in wanted.split(max(_BLOCK_PAIRS // int(count[block.users].max()), 1)):
+            part = block.only(some)
+            position = torch.arange(int(count[part.users].max()), device=user.device)
+            real = position < count[part.users][:, None]
+            at = order[torch.where(real, first[part.users][:, None] + position, first[part.users][:, None])]
+            precision = _Precision(part, part.margins(weights[part.users].double()))
+            variance[at[real]] = precision.quadratic(asked[at].double())[real]
+    return variance

@@ -41,6 +41,14 @@ class RatedRows:
     pairs_per_user: int
     seed: int
 
+    def only(self, kept: Tensor) -> "RatedRows":
+        """The ratings in `kept`, a mask `[ratings]`."""
+        return replace(self, user=self.user[kept], row=self.row[kept], rating=self.rating[kept])
+
+    def at(self, place: Tensor, used: Tensor) -> "RatedRows":
+        """The same over a table of the rows in `used`, in which they are at `place` `[ratings]`."""
+        return replace(self, row=place, prompt=None if self.prompt is None else self.prompt[used])
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -59,7 +67,7 @@ class Pairs:
         group: what may not be split over train and test, `[rows]`.
         response: equal for rows with the same response text, `[rows]`.
         length: characters of the response, `[rows]`, or None where it is not known.
-        ratings: where the pairs were drawn from ratings, those.
+        ratings: where the pairs are all that was drawn from ratings, those; None for a selection of them.
         comparison: number of the comparison that each pair was made from, `[pairs]`; None for those drawn from ratings.
     """
 
@@ -224,6 +232,7 @@ class Pairs:
         index = kept.nonzero().flatten() if kept.dtype == torch.bool else kept
         return replace(
             self,
+            ratings=None,
             chosen=self.chosen[index],
             rejected=None if self.rejected is None else self.rejected[index],
             user=self.user[index],
@@ -244,48 +253,54 @@ class Pairs:
         part = self.select(number[self.user] >= 0)
         ratings = self.ratings
         if ratings is not None:
-            rated = number[ratings.user] >= 0
-            ratings = replace(
-                ratings, user=number[ratings.user[rated]], row=ratings.row[rated], rating=ratings.rating[rated]
-            )
+            ratings = ratings.only(number[ratings.user] >= 0)
+            ratings = replace(ratings, user=number[ratings.user])
         names = tuple(self.users[at] for at in kept.tolist())
         return replace(part, user=number[part.user], users=names, ratings=ratings)
 
     def compact(self) -> "Pairs":
-        """The same pairs over a table of only the rows that they use; `ratings` are left behind.
+        """The same pairs over a table of only the rows that they, and their ratings, use.
 
         A table above 1 GiB, which may be mapped from a file, is not copied: it stays whole.
         """
-        both = self.chosen if self.rejected is None else torch.cat([self.chosen, self.rejected])
-        used, position = both.unique(return_inverse=True)
+        sides = [side for side in (self.chosen, self.rejected) if side is not None]
+        if self.ratings is not None:
+            sides.append(self.ratings.row)
+        used, position = torch.cat(sides).unique(return_inverse=True)
         if len(used) == len(self.vectors) or len(used) * self.vectors[0].nbytes > _COPIED:
-            return replace(self, ratings=None)
+            return self
         return replace(
             self,
             vectors=self.vectors[used],
             chosen=position[: len(self)],
-            rejected=None if self.rejected is None else position[len(self) :],
+            rejected=None if self.rejected is None else position[len(self) : 2 * len(self)],
             group=self.group[used],
             response=self.response[used],
             length=None if self.length is None else self.length[used],
-            ratings=None,
+            ratings=None if self.ratings is None else self.ratings.at(position[-len(self.ratings.row) :], used),
         )
 
-    def parted(self, in_test: Tensor) -> "tuple[Pairs, Pairs]":
+    def parted(self, in_test: Tensor, part: int = 1, shares: tuple[float, float] = (1.0, 1.0)) -> "tuple[Pairs, Pairs]":
         """Training and test pairs for test rows `[rows]`, a mask.
 
-        A pair that straddles is in neither, and no pair for training has a response that is in a test pair.
+        A pair that straddles is in neither, and no pair for training has a response that is in a test pair. Pairs from
+        ratings are drawn anew in both, `shares` of the pairs of each user, and other ones for another `part`.
         """
+        if self.ratings is not None:
+            test = self.drawn(part + 1, in_test[self.ratings.row], shares[1])
+            clean = ~in_test & ~same_response(self, test)
+            return self.drawn(part, clean[self.ratings.row], shares[0]), test
         first, second = _by_pair(self, in_test)
         test = self.select(first & second)
         leaking = _by_pair(self, in_test | same_response(self, test))
         return self.select(~leaking[0] & ~leaking[1]), test
 
-    def drawn(self, part: int, kept: Tensor | None = None) -> "Pairs":
-        """Pairs drawn from some of the ratings, a mask `[ratings]`; another `part` draws others."""
+    def drawn(self, part: int, kept: Tensor | None = None, share: float = 1.0) -> "Pairs":
+        """A share of the pairs of each user, drawn from some of the ratings, a mask `[ratings]`; by `part` others."""
         if self.ratings is None:
             return self
-        chosen, rejected, user = _draw(self.ratings, part, kept)
+        ratings = self.ratings if kept is None else self.ratings.only(kept)
+        chosen, rejected, user = _draw(replace(ratings, pairs_per_user=round(share * ratings.pairs_per_user)), part)
         return replace(
             self,
             chosen=chosen,
@@ -293,6 +308,7 @@ class Pairs:
             user=user,
             weight=self.like.new_ones(len(user)),
             label=self.like.new_ones(len(user)),
+            ratings=ratings,
             comparison=None,
         )
 
@@ -337,12 +353,11 @@ def _checked(name: str, values: Tensor | None, pairs: int, high: float, like: Te
     return values.to(like)
 
 
-def _draw(ratings: RatedRows, part: int, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(ratings: RatedRows, part: int) -> tuple[Tensor, Tensor, Tensor]:
     """Chosen row, rejected row and user of the drawn pairs; each user draws from a stream of their own."""
-    mask = np.ones(len(ratings.user), dtype=bool) if kept is None else kept.numpy()
-    user = ratings.user.numpy()[mask]
+    user = ratings.user.numpy()
     order = np.argsort(user, kind="stable")
-    row, rating = ratings.row.numpy()[mask][order], ratings.rating.numpy()[mask][order]
+    row, rating = ratings.row.numpy()[order], ratings.rating.numpy()[order]
     if len(row) == 0:
         nothing = torch.zeros(0, dtype=torch.long)
         return nothing, nothing, nothing
@@ -505,12 +520,7 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
     count = min(max(round(test * len(groups)), 1), len(groups) - 1)
     is_test = np.zeros(len(groups), dtype=bool)
     is_test[rng.permutation(len(groups))[:count]] = True
-    row_in_test = torch.from_numpy(is_test[number]).to(pairs.group.device)
-    if pairs.ratings is not None:
-        held_out = pairs.drawn(part=2, kept=row_in_test[pairs.ratings.row])
-        clean = ~row_in_test & ~same_response(pairs, held_out)
-        return pairs.drawn(part=1, kept=clean[pairs.ratings.row]), held_out, 0
-    return *pairs.parted(row_in_test), 0
+    return *pairs.parted(torch.from_numpy(is_test[number]).to(pairs.group.device)), 0
 
 
 def _by_pair(pairs: Pairs, of_row: Tensor) -> tuple[Tensor, Tensor]:

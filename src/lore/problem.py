@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lore import simplex
-from lore.basis import RewardBasis
 from lore.charts import Chart, Polar, Spectrum, Straight, spectrum
 from lore.descent import Minimum, descend
 from lore.objective import Average, Likelihood, PenaltyKind, ValueAndGradient, pair_curvature, pair_shares, penalty
@@ -22,7 +21,6 @@ _CERTAIN = 1e-3  # bound of the error of a convex fit at which it ends, relative
 INNER_TOLERANCE = 1e-4  # gap of the users' weights within a fit, relative to the tolerance of the basis
 _LEAST_CURVATURE = 1e-3  # of the loss by a margin at temperature 1, which is nil where all choices are certain
 _SAMPLE = 4_096  # pairs from which the spectrum is estimated
-_LEAST_TEMPERING = 2.0
 GAUSSIAN_TOLERANCE = 1e-12  # gap of people's weights; as the objective is 1-strongly convex, they are within 1.5e-6
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
 
@@ -310,17 +308,30 @@ class SimplexProblem:
         return mean / mean.sum()
 
 
-def gaussian_choices(pairs: Pairs, basis: RewardBasis) -> UserChoices:
-    """Users' problems at update time: pair weights over `max(2, pairs / (distinct items - 1))` of each user.
+def gaussian_choices(pairs: Pairs, temperature: float) -> UserChoices:
+    """Users' problems at update time: pair weights over each user's `repetition`."""
+    share = pairs.weight / repetition(pairs).to(pairs.weight)[pairs.user]
+    return UserChoices(pairs.user, pairs.label, share, len(pairs.users), temperature)
 
-    Pairs that share items are not independent: n items give n - 1 independent comparisons. At least 2, as features
-    miss what items have in common for all people: probabilities are calibrated with it, and too sure of themselves with
-    1 (docs/results.md). Pairs made from differences have no items and count in full.
+
+def repetition(pairs: Pairs) -> Tensor:
+    """How often each user's pairs say the same, `[users]`, 1 at least.
+
+    Pairs that share items are not independent: n items give n - 1 independent comparisons, and so the pairs count
+    `pairs / (n - 1)` times too much. Where an item is in two pairs or more, at least 2, as features miss what an item
+    has for all people: with less, probabilities were too sure of themselves (docs/results.md). Pairs whose items are
+    all distinct, and pairs made from differences, which have no items, count in full.
     """
-    share = pairs.weight
-    if pairs.rejected is not None and len(pairs):
-        judged = torch.stack([pairs.user.repeat(2), torch.cat([pairs.chosen, pairs.rejected])])
-        items = torch.bincount(judged.unique(dim=1)[0], minlength=len(pairs.users))
-        tempering = (pairs.counts / (items - 1).clamp(min=1)).clamp(min=_LEAST_TEMPERING)
-        share = share / tempering[pairs.user]
-    return UserChoices(pairs.user, pairs.label, share, len(pairs.users), basis.temperature)
+    if pairs.rejected is None or len(pairs) == 0:
+        return torch.ones(len(pairs.users), device=pairs.user.device)
+    sides = torch.cat([pairs.chosen, pairs.rejected])
+    first, second = torch.stack([pairs.chosen, pairs.rejected]).sort(dim=0).values
+    items = _distinct(pairs.user.repeat(2), sides, len(pairs.users))
+    count = _distinct(pairs.user, first * len(pairs.vectors) + second, len(pairs.users))
+    return torch.maximum(count / (items - 1).clamp(min=1), (2 * count / items.clamp(min=1)).clamp(min=1.0, max=2.0))
+
+
+def _distinct(user: Tensor, value: Tensor, users: int) -> Tensor:
+    """How many different values each user has, `[users]`."""
+    found, number = value.unique(return_inverse=True)
+    return torch.bincount((user * len(found) + number).unique() // len(found), minlength=users)

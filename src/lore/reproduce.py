@@ -84,6 +84,7 @@ def reproduce(
         settings = replace(settings, sampling=settings.sampling | {"concentration": concentration})
     config = TrainConfig(
         encoder=encoder,
+        family="simplex",
         ranks=settings.ranks,
         seed=seed,
         split_file=None if split_file is None else str(split_file),
@@ -216,9 +217,7 @@ def _personalllm(
         refuse(folder)
         raise
     version = importlib.metadata.version("lore-reward")
-    provenance = {"data": settings.hub, "seed": config.seed, "encoder_argument": config.encoder}
-    provenance["encoder_options"] = config.encoding.to_json()
-    basis = replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=provenance)
+    basis = replace(sweep.chosen.basis, encoder=dict(table.encoder), provenance=config.provenance(settings.hub))
     basis.save(folder / "model")
     people = (*parts.seen_train.users, *parts.unseen_shots.users)
     weights = [fit_weights(part, basis).weights for part in (parts.seen_train, parts.unseen_shots)]

@@ -1,0 +1,239 @@
+"""How tastes are learned from pairs: what held-out groups choose, and the basis that comes of it.
+
+Held-out groups choose how much people may differ at all (the variance that tastes begin with), the power of the
+likelihood, the number of tastes, and how far expectation-maximization goes, none at all among the choices.
+"""
+
+from bisect import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lore.basis import RewardBasis
+from lore.config import FitConfig
+from lore.gaussian import Taste, learn_taste, principal_features
+from lore.objective import moderated
+from lore.optimize import Posterior, UserChoices, gaussian_variances, gaussian_weights
+from lore.pairs import Pairs
+from lore.problem import GAUSSIAN_TOLERANCE, gaussian_choices, likelihood
+
+Value = TypeVar("Value", int, float)
+
+_VARIANCES = tuple(10 ** (half / 2) for half in range(-8, 5))
+_FIRST_VARIANCE = 10**-1.5
+_RANKS = (1, 2, 4, 8, 16)
+_FIRST_RANK = 8
+_TEMPERINGS = (1.0, 2.0, 4.0)
+_SCALES = (1.0, 0.5)  # of the covariance that was learned: from pairs that share items it comes out too large
+_MOST_ITERATIONS = 60
+_PATIENCE = 2  # iterations without a better loss after which no more are tried
+_BETTER = 1e-4  # nats that make a loss better
+_WORTH = 2e-4  # nats that make more tastes worth having
+_NEAR = 1e-4  # gap of a person's objective at which losses are compared
+
+
+@dataclass(frozen=True)
+class Course:
+    """A way to learn tastes.
+
+    Attributes:
+        rank: learned tastes.
+        tempering: power 1/tempering of the likelihood while they are learned.
+        variance: that they begin with, of every feature; 0 for no tastes at all.
+        iterations: of expectation-maximization.
+        scale: what the covariance is multiplied by in the end.
+        validation: log loss on held-out groups.
+    """
+
+    rank: int
+    tempering: float
+    variance: float
+    iterations: int
+    scale: float
+    validation: float
+
+
+def taste_features(pairs: Pairs) -> Tensor:
+    """Principal components `[dim, features]` of the items that are learned from.
+
+    Others would spend directions on what cannot be learned.
+    """
+    used = pairs.chosen if pairs.rejected is None else torch.cat([pairs.chosen, pairs.rejected])
+    return principal_features(pairs.vectors[used.unique()]).map
+
+
+class TasteProblem:
+    """Some pairs around a center: features, the likelihood, and what comes of them."""
+
+    def __init__(self, pairs: Pairs, config: FitConfig, center: Tensor, features: Tensor) -> None:
+        self.pairs, self.config, self.center, self.features = pairs, config, center, features
+        self.table = likelihood(pairs, config.average, config.temperature)
+        self.offset = self.table.project(center[:, None]).squeeze(1)
+        self.projected = self.table.project(self.features)
+
+    @property
+    def most(self) -> int:
+        """Features, and the largest rank."""
+        return self.features.shape[1]
+
+    def path(self, rank: int, tempering: float, variance: float) -> Iterator[Taste]:
+        """The covariance of tastes after each iteration."""
+        pairs = self.pairs
+        share = pairs.weight / tempering
+        tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), self.config.temperature)
+        return learn_taste(tempered, self.projected, self.offset, min(rank, self.most), variance)
+
+    def alike(self, variance: float) -> Taste:
+        """Tastes without a preferred direction."""
+        return Taste(variance**0.5 * torch.eye(self.most, dtype=torch.float64, device=self.offset.device), change=0.0)
+
+    def taste(self, course: Course) -> Taste:
+        """What a course leads to."""
+        path = self.path(course.rank, course.tempering, course.variance)
+        found = next(islice(path, course.iterations - 1, None)) if course.iterations else self.alike(course.variance)
+        return Taste(course.scale**0.5 * found.root, found.change)
+
+    def basis(self, taste: Taste, rank: int) -> RewardBasis:
+        """The basis of some tastes; where they are nothing everybody is the center."""
+        vectors = self.features @ taste.root.to(self.features)
+        return RewardBasis(
+            vectors=vectors,
+            center=self.center,
+            population=torch.zeros_like(vectors[0]),
+            family="gaussian",
+            rank=min(rank, self.most),
+            temperature=self.config.temperature,
+        )
+
+    def margins(self, taste: Taste, weights: Tensor) -> Tensor:
+        """Of the pairs, under everybody's weights `[users, features]`."""
+        return self.table.margins(self.projected @ taste.root.to(self.projected), weights.to(self.offset)) + self.offset
+
+    @cached_property
+    def choices(self) -> UserChoices:
+        """As `fit_weights` counts them."""
+        return gaussian_choices(self.pairs, self.config.temperature)
+
+    def variances(self, taste: Taste, weights: Tensor, asked: Tensor, user: Tensor) -> Tensor:
+        """Posterior variances of the margins of `asked` `[asked, features]`, in coordinates of the tastes."""
+        along = self.projected @ taste.root.to(self.projected)
+        return gaussian_variances(self.choices, along, self.offset, weights, asked, user)
+
+    def posterior(self, taste: Taste, tolerance: float = GAUSSIAN_TOLERANCE, start: Tensor | None = None) -> Posterior:
+        """Everybody's weights, as `fit_weights` learns them."""
+        along = self.projected @ taste.root.to(self.projected)
+        return gaussian_weights(self.choices, along, self.offset, tolerance, start=start)
+
+
+class TasteSearch:
+    """Chooses a course by the log loss on held-out groups."""
+
+    def __init__(self, folds: Sequence[tuple[TasteProblem, Pairs]], config: FitConfig) -> None:
+        """Problems of the training part of each fold, and the fold's held-out pairs."""
+        self._folds = [_HeldOut(problem, held_out) for problem, held_out in folds]
+        self._config = config
+
+    def course(self) -> Course:
+        """The one that predicts held-out groups best, among those that the configuration leaves open."""
+        nothing = Course(0, 1.0, 0.0, 0, 1.0, self._loss([fold.problem.alike(0.0) for fold in self._folds]))
+        losses = climb(_VARIANCES, _FIRST_VARIANCE, lambda variance: self._alike(variance))
+        variance = min(losses, key=losses.__getitem__)
+        alike = Course(0, 1.0, variance, 0, 1.0, losses[variance])
+        impersonal = min(nothing, alike, key=_validation)
+        rank = _FIRST_RANK if self._config.rank == "auto" else self._config.rank
+        if rank == 0:
+            return impersonal
+        given = self._config.tempering
+        temperings = _TEMPERINGS if given == "auto" else (given,)
+        best = min((self._best(rank, tempering, variance) for tempering in temperings), key=_validation)
+        if self._config.rank == "auto":
+            best = self._fewest(best)
+            return impersonal if impersonal.validation <= best.validation + _WORTH else best
+        return min(impersonal, best, key=_validation)
+
+    def _fewest(self, first: Course) -> Course:
+        """The fewest tastes that predict about as well as any number does: a taste more has to be worth it."""
+        ranks = [rank for rank in _RANKS if rank <= min(fold.problem.most for fold in self._folds)]
+        place = bisect(ranks, first.rank)
+        best = first
+        for rank in ranks[place:]:
+            more = self._best(rank, first.tempering, first.variance)
+            if more.validation > best.validation - _WORTH:
+                break
+            best = more
+        if best is first:
+            for rank in ranks[: place - 1][::-1]:
+                fewer = self._best(rank, first.tempering, first.variance)
+                if fewer.validation > first.validation + _WORTH:
+                    break
+                best = fewer
+        return best
+
+    def _alike(self, variance: float) -> float:
+        return self._loss([fold.problem.alike(variance) for fold in self._folds])
+
+    def _best(self, rank: int, tempering: float, variance: float) -> Course:
+        """The best number of iterations, and scale of what they learn."""
+        paths = [fold.problem.path(rank, tempering, variance) for fold in self._folds]
+        best = Course(rank, tempering, variance, 0, 1.0, float("inf"))
+        reached = 0
+        for iteration, tastes in enumerate(zip(*paths, strict=True), start=1):
+            for scale in _SCALES:
+                loss = self._loss([Taste(scale**0.5 * taste.root, taste.change) for taste in tastes])
+                if loss < best.validation - _BETTER:
+                    reached = iteration
+                if loss < best.validation:
+                    best = Course(rank, tempering, variance, iteration, scale, loss)
+            if iteration == _MOST_ITERATIONS or iteration - reached >= _PATIENCE:
+                break
+        return best
+
+    def _loss(self, tastes: Sequence[Taste]) -> float:
+        return float(np.mean([fold.loss(taste) for fold, taste in zip(self._folds, tastes, strict=True)]))
+
+
+def _validation(course: Course) -> float:
+    return course.validation
+
+
+class _HeldOut:
+    """Held-out pairs, in the features of what people are learned from."""
+
+    def __init__(self, problem: TasteProblem, pairs: Pairs) -> None:
+        self.problem = problem
+        self._table = likelihood(pairs, problem.config.average, problem.config.temperature)
+        self._projected = self._table.project(problem.features)
+        self._offset = self._table.project(problem.center[:, None]).squeeze(1)
+        self._tastes: Tensor | None = None
+
+    def loss(self, taste: Taste) -> float:
+        """Log loss, averaged over what is not known of people's weights, which are sought from where they last were."""
+        start = None
+        if self._tastes is not None and taste.variance > 0:
+            start = torch.linalg.solve(taste.root, self._tastes.T).T
+        weights = self.problem.posterior(taste, _NEAR, start).weights
+        self._tastes = weights @ taste.root.T
+        margins = self._table.margins(self._projected, self._tastes.to(self._projected)) + self._offset
+        along = self._projected @ taste.root.to(self._projected)
+        variances = self.problem.variances(taste, weights, along, self._table.user)
+        return float(self._table.loss(moderated(margins, variances, self.problem.config.temperature)))
+
+
+def climb(ladder: Sequence[Value], begin: Value, loss: Callable[[Value], float]) -> dict[Value, float]:
+    """Losses along a ladder, from one rung to either side for as long as they get lower."""
+    place = ladder.index(begin)
+    tried = {begin: loss(begin)}
+    for side in (ladder[place + 1 :], ladder[:place][::-1]):
+        last = tried[begin]
+        for value in side:
+            tried[value] = loss(value)
+            if tried[value] >= last:
+                break
+            last = tried[value]
+    return tried
