@@ -1,9 +1,11 @@
 """`Preferences`: the one table of raw comparisons, in which every prompt and response is held once."""
 
 import json
+import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NewType
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lore.errors import DataError
+from lore.errors import ConfigError, DataError
 from lore.files import replacing
 
 Turn = tuple[str, str]
@@ -221,6 +223,58 @@ class Preferences:
             digest.update(column.tobytes())
         return digest.hexdigest()
 
+    def without(self, user: str) -> "Preferences":
+        """The table without a person, and without what only they compared or rated."""
+        builder = PreferencesBuilder(self.origin)
+        number = self.users.index(user)
+        kept = {name: iter(values) for name, values in self.extra.items()}
+        groups = self.row_group.tolist()
+
+        def mention(row: int) -> int:
+            return builder.row(*self.conversation(row), group=f"g{groups[row]}")
+
+        if self.ratings is not None:
+            rated = (self.ratings.user, self.ratings.row, self.ratings.rating, self.ratings.place)
+            for rater, row, rating, place in zip(*(column.tolist() for column in rated), strict=True):
+                extra = {name: next(values) for name, values in kept.items()}
+                if rater != number:
+                    builder.rate(self.users[rater], mention(row), rating, place)
+                    builder.keep(extra)
+            return builder.build()
+        columns = (self.user, self.chosen, self.rejected, self.weight, self.label, self.place)
+        for who, chosen, rejected, weight, label, place in zip(*(column.tolist() for column in columns), strict=True):
+            extra = {name: next(values) for name, values in kept.items()}
+            if who != number:
+                sides = mention(chosen), mention(rejected)
+                builder.compare(self.users[who], *sides, place, weight=weight, label=label)
+                builder.keep(extra)
+        return builder.build()
+
+    def aged(self, half_life: float) -> "Preferences":
+        """The same comparisons, each of half the weight for every `half_life` days before its user's newest.
+
+        Raises:
+            ConfigError: `half_life` is not positive.
+            DataError: these are ratings, or a comparison has no `timestamp` (seconds since 1970, or ISO 8601).
+        """
+        if not 0 < half_life < math.inf:
+            raise ConfigError(f"`half_life` must be a positive number of days, got {half_life}")
+        given = self.extra.get("timestamp")
+        if self.ratings is not None or given is None:
+            raise DataError("`half_life` needs comparisons with a `timestamp` column; add one, or leave it out")
+        seconds = np.array([_seconds(value) for value in given])
+        unknown = np.flatnonzero(~np.isfinite(seconds))
+        if len(unknown):
+            where = self.origin.describe(self.place[unknown[:5]].tolist(), len(unknown))
+            raise DataError(
+                f"{where}: `timestamp` must be seconds since 1970 or ISO 8601 where there is a half-life, "
+                f"got {given[unknown[0]]!r}"
+            )
+        newest = np.full(len(self.users), -np.inf)
+        np.maximum.at(newest, self.user, seconds)
+        days = (newest[self.user] - seconds) / 86_400
+        return replace(self, weight=self.weight * 0.5 ** (days / half_life))
+
     def to_parquet(self, path: Path) -> None:
         """Write the table so that `lore.load` reads it again."""
         with replacing(path) as beside:
@@ -253,6 +307,18 @@ class Preferences:
         for name, values in self.extra.items():
             columns[name] = _column(values)
         return pa.table(columns)
+
+
+def _seconds(timestamp: Any) -> float:
+    """Seconds since 1970 of a number, a date or its ISO 8601 text, which is UTC where it says nothing else; or NaN."""
+    if isinstance(timestamp, str):
+        try:
+            timestamp = datetime.fromisoformat(timestamp)
+        except ValueError:
+            return math.nan
+    if isinstance(timestamp, datetime):
+        return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()
+    return float(timestamp) if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) else math.nan
 
 
 def _as_messages(turns: Turns) -> list[dict[str, str]]:

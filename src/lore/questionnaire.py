@@ -12,7 +12,7 @@ from lore.embedding import Embeddings
 from lore.errors import DataError
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
-from lore.preferences import as_json, text_of
+from lore.preferences import Preferences, as_json, text_of
 from lore.run import Run
 from lore.sources import load
 
@@ -51,7 +51,7 @@ class Questionnaire:
         self._preferences = load(found.folder / "preferences.parquet")
         store = Embeddings.load(found.folder / "embeddings")
         self._vectors = store.vectors[store.rows(self._preferences)].float()
-        self._candidates = self._pool(seed)
+        self._candidates = questions_of(self._preferences, seed)
         self._answers: list[tuple[int, int]] = []
 
     def next(self) -> Choice:
@@ -72,6 +72,11 @@ class Questionnaire:
             return
         asked = (self._candidates == torch.tensor(rows)).all(dim=1)
         self._candidates = self._candidates[~asked]
+
+    @property
+    def across_prompts(self) -> bool:
+        """Whether responses to different prompts are compared."""
+        return self._candidates is None
 
     @property
     def is_over(self) -> bool:
@@ -107,15 +112,16 @@ class Questionnaire:
         chosen, rejected = torch.tensor(self._answers, dtype=torch.long).view(-1, 2).T
         return Pairs.from_rows(self._vectors, chosen, rejected, torch.zeros_like(chosen), users=[self._user])
 
-    def _pool(self, seed: int) -> Tensor | None:
-        """Pairs of responses to one prompt, `[candidates, 2]`; None where items are compared across prompts."""
-        if self._preferences.ratings is not None and self._preferences.ratings.across:
-            return None
-        by_prompt: dict[int, list[int]] = {}
-        for row, prompt in enumerate(self._preferences.row_prompt.tolist()):
-            by_prompt.setdefault(prompt, []).append(row)
-        pairs = [torch.combinations(torch.tensor(rows)) for rows in by_prompt.values() if len(rows) > 1]
-        if not pairs:
-            return None
-        pool = torch.cat(pairs)
-        return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:_MOST]]
+
+def questions_of(preferences: Preferences, seed: int) -> Tensor | None:
+    """Pairs of responses to one prompt, `[candidates, 2]`; None where items are compared across prompts."""
+    if preferences.ratings is not None and preferences.ratings.across:
+        return None
+    by_prompt: dict[int, list[int]] = {}
+    for row, prompt in enumerate(preferences.row_prompt.tolist()):
+        by_prompt.setdefault(prompt, []).append(row)
+    pairs = [torch.combinations(torch.tensor(rows)) for rows in by_prompt.values() if len(rows) > 1]
+    if not pairs:
+        return None
+    pool = torch.cat(pairs)
+    return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:_MOST]]

@@ -2,21 +2,24 @@
 
 import importlib.util
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lore.calibration import Calibration, calibration
+from lore.calibration import Calibration, calibration, probabilities
+from lore.diagnostics import Collapse, LearningCurve, collapse, learning_curve
 from lore.errors import MissingExtra
 from lore.evaluate import Gain, Result, Sweep, gain
 from lore.files import write_json, write_text
 from lore.pairs import Pairs, Split
 from lore.personalize import fit_weights
 from lore.preferences import Preferences, text_of
+from lore.significance import Sensitivity, Verdicts, verdicts, without_one_group, without_one_user, worst_tenth
 
 SETTINGS = {
     "seen_train": ("seen, train", "what the basis was learned from"),
@@ -26,6 +29,7 @@ SETTINGS = {
 }
 _CONTROLS = ("wrong_user", "shuffled", "length")
 _BLUE, _ORANGE, _GREY = "#2563a8", "#c2562d", "#8a94a3"
+_SHOWN_GAIN = 5e-4  # half of the last digit of a gain: less is shown as 0.0
 _EXCERPT = 320
 _SHOWN = 3
 
@@ -74,21 +78,25 @@ def require_plotting() -> None:
 
 def finding(sweep: Sweep) -> str:
     """One plain sentence: whether personalizing helps, whom, and by how much."""
-    whom = "new people" if _has_unseen(sweep) else "the people it learned from"
+    whom = _whom(sweep)
     found = headline(sweep)
     if not np.isfinite(found.low):
         return f"Whether personalizing helps {whom} cannot be told from so few ({found.users}); it takes five or more."
     interval = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
-    if found.low > 0 and (others := _gain_of_others(sweep)) > 0:
+    if found.low > _SHOWN_GAIN and (others := _gain_of_others(sweep)) > 0:
         return (
             f"The model for {whom} is {interval} better than one model for all, but not because it is personal: "
             f"with another person's weights it is better by {100 * others:.1f} points as well."
         )
-    if found.low > 0:
+    if found.low > _SHOWN_GAIN:
         return f"Personalizing helps {whom} by {interval} over one model for all."
-    if found.high < 0:
+    if found.high < -_SHOWN_GAIN:
         return f"Personalizing hurts {whom}: {interval} against one model for all."
     return f"Personalizing does not measurably help {whom}: {interval} against one model for all."
+
+
+def _whom(sweep: Sweep) -> str:
+    return "new people" if _has_unseen(sweep) else "the people it learned from"
 
 
 def _gain_of_others(sweep: Sweep) -> float:
@@ -115,13 +123,58 @@ def _has_unseen(sweep: Sweep) -> bool:
     return any(result.setting == "unseen_test" for result in sweep.results)
 
 
+@dataclass(frozen=True)
+class Rigour:
+    """What the headline's held-out choices say beyond its mean.
+
+    Attributes:
+        calibrations: of pooled and of the chosen model.
+        verdicts: whom personalizing helps.
+        worst: mean accuracy of the tenth of the people whom pooled, and the chosen model, predict worst.
+        users: the gain with one person left out.
+        groups: the gain with one group left out.
+        curve: what more comparisons of a new person would bring, where that can be told.
+        collapse: how many directions the chosen model uses.
+    """
+
+    calibrations: dict[str, Calibration]
+    verdicts: Verdicts
+    worst: tuple[float, float]
+    users: Sensitivity
+    groups: Sensitivity
+    curve: LearningCurve | None
+    collapse: Collapse
+
+
+def rigour(split: Split, sweep: Sweep) -> Rigour:
+    """Measured on held-out groups, with the weights of pooled and of the chosen model at their best."""
+    trained, test = (
+        (split.unseen_shots, split.unseen_test) if _has_unseen(sweep) else (split.seen_train, split.seen_test)
+    )
+    pooled = next(fit for fit in sweep.fits if fit.basis.rank == 1 and fit.basis.family == "simplex")
+    named = {"pooled": pooled.basis, sweep.chosen.basis.family: sweep.chosen.basis}
+    people = {name: fit_weights(trained, basis) for name, basis in named.items()}
+    chances = [probabilities(test, basis, people[name]) for name, basis in named.items()]
+    common, personal = (torch.sign(2 * chance - 1) / 2 for chance in (chances[0], chances[-1]))
+    return Rigour(
+        calibrations={name: calibration(test, basis, people[name]) for name, basis in named.items()},
+        verdicts=verdicts(test, chances[-1], chances[0]),
+        worst=(worst_tenth(sweep.baseline), worst_tenth(sweep.per_user)),
+        users=without_one_user(sweep.per_user, sweep.baseline),
+        groups=without_one_group(test, personal - common),
+        curve=learning_curve(sweep.by_shots, sweep.baseline) if sweep.by_shots else None,
+        collapse=collapse(sweep.chosen, split.seen_train),
+    )
+
+
 def write_report(folder: Path, summary: Summary) -> None:
     """Write `report.json` and `report.html` into a folder, each whole or not at all."""
-    write_text(folder / "report.html", _html(summary))
-    write_json(folder / "report.json", report_json(summary))
+    beyond = rigour(summary.split, summary.sweep)
+    write_text(folder / "report.html", _html(summary, beyond))
+    write_json(folder / "report.json", report_json(summary, beyond))
 
 
-def report_json(summary: Summary) -> dict[str, Any]:
+def report_json(summary: Summary, beyond: Rigour) -> dict[str, Any]:
     """The content of `report.json` (docs/commands.md)."""
     found = headline(summary.sweep)
     return {
@@ -137,7 +190,7 @@ def report_json(summary: Summary) -> dict[str, Any]:
         "warnings": summary.warnings,
         "encoder": summary.encoder,
         "config": summary.config,
-        "calibration": {name: _calibration_json(found) for name, found in _calibrations(summary).items()},
+        **_rigour_json(beyond),
         "chosen": {"family": summary.sweep.chosen.basis.family, "rank": summary.sweep.chosen.basis.rank},
         "fits": [
             {
@@ -160,15 +213,25 @@ def report_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _calibrations(summary: Summary) -> dict[str, Calibration]:
-    """Of pooled and of the chosen model, on held-out groups, each with people's weights at their best."""
-    sweep, split = summary.sweep, summary.split
-    unseen = _has_unseen(sweep)
-    trained, test = (split.unseen_shots, split.unseen_test) if unseen else (split.seen_train, split.seen_test)
-    pooled = next(fit for fit in sweep.fits if fit.basis.rank == 1 and fit.basis.family == "simplex")
+def _rigour_json(found: Rigour) -> dict[str, Any]:
+    """The parts of `report.json` that `rigour` measures."""
+    log_odds = found.verdicts.log_odds[found.verdicts.log_odds.isfinite()]
     return {
-        name: calibration(test, fit.basis, fit_weights(trained, fit.basis))
-        for name, fit in (("pooled", pooled), (sweep.chosen.basis.family, sweep.chosen))
+        "calibration": {name: _calibration_json(one) for name, one in found.calibrations.items()},
+        "people": {
+            **found.verdicts.counts(),
+            "false_discovery_rate": found.verdicts.rate,
+            "odds_above_one": int((log_odds > 0).sum()),
+            "odds_above_ten": int((log_odds > math.log(10)).sum()),
+            "odds_below_a_tenth": int((log_odds < -math.log(10)).sum()),
+            "worst_tenth": {"pooled": _finite(found.worst[0]), "chosen": _finite(found.worst[1])},
+        },
+        "sensitivity": {
+            "without_one_user": {"low": _finite(found.users.low), "high": _finite(found.users.high)},
+            "without_one_group": {"low": _finite(found.groups.low), "high": _finite(found.groups.high)},
+        },
+        "learning_curve": None if found.curve is None else asdict(found.curve),
+        "collapse": asdict(found.collapse),
     }
 
 
@@ -192,7 +255,7 @@ def _finite(value: float) -> float | None:
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
-def _html(summary: Summary) -> str:
+def _html(summary: Summary, beyond: Rigour) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -215,7 +278,8 @@ def _html(summary: Summary) -> str:
             for name in settings
         ],
         rows=list(_rows(sweep, settings)),
-        plots=_plots(summary, settings),
+        plots=_plots(summary.sweep, beyond, settings),
+        beyond=list(_beyond(beyond, whom=_whom(sweep))),
         controls=list(_control_lines(sweep)),
         directions=list(_directions(summary)),
         warnings=summary.warnings,
@@ -280,6 +344,38 @@ def _rows(sweep: Sweep, settings: Sequence[str]) -> Iterator[dict[str, Any]]:
         }
 
 
+def _beyond(found: Rigour, whom: str) -> Iterator[str]:
+    """Sentences on what lies behind the mean."""
+    counts = found.verdicts.counts()
+    tested = sum(counts.values())
+    if tested:
+        yield (
+            f"Of {tested} of {whom}, personalizing surely helps {counts['helps']}, surely hurts {counts['hurts']}, and "
+            f"of {counts['undecided']} it cannot be told (at most {found.verdicts.rate:.0%} of these verdicts are "
+            "expected to be wrong)."
+        )
+        pooled, chosen = (f"{100 * value:.1f} %" for value in found.worst)
+        yield f"The tenth that is predicted worst: {chosen} right, {pooled} by pooled (each model's own worst)."
+    for what, moved in (("person", found.users), ("group", found.groups)):
+        if np.isfinite(moved.low):
+            yield (
+                f"With any one {what} left out of the test, the gain is between {100 * moved.low:+.1f} and "
+                f"{100 * moved.high:+.1f} points."
+            )
+    if found.curve is not None:
+        curve = found.curve
+        yield (
+            f"With {curve.shots} comparisons of a new person, twice the most that were tried, a gain of "
+            f"{100 * curve.gain:+.1f} points is predicted ({100 * curve.low:+.1f} to {100 * curve.high:+.1f})."
+        )
+    entropy = found.collapse.weight_entropy
+    yield (
+        f"People's rewards differ along {found.collapse.effective_rank:.1f} directions (effective rank); the two that "
+        f"are most alike have a cosine of {found.collapse.largest_cosine:.2f}"
+        + (f", and weights {entropy:.0%} of the entropy of equal ones." if entropy is not None else ".")
+    )
+
+
 def _control_lines(sweep: Sweep) -> Iterator[str]:
     meanings = {
         "wrong_user": "With another person's weights, accuracy should fall to that of pooled or below",
@@ -332,15 +428,14 @@ def _excerpt(text: str) -> str:
 # --- plots --------------------------------------------------------------------------------------------------------
 
 
-def _plots(summary: Summary, settings: Sequence[str]) -> dict[str, str]:
-    sweep = summary.sweep
+def _plots(sweep: Sweep, beyond: Rigour, settings: Sequence[str]) -> dict[str, str]:
     return {
         "rank": _rank_plot(sweep, settings),
         "gain": _gain_plot(sweep, settings),
-        "shots": _shots_plot(sweep),
+        "shots": _shots_plot(sweep, beyond.curve),
         "people": _people_plot(sweep),
         "map": _map_plot(sweep),
-        "calibration": _calibration_plot(_calibrations(summary)),
+        "calibration": _calibration_plot(beyond.calibrations),
     }
 
 
@@ -449,7 +544,7 @@ def _short(result: Result) -> str:
     )
 
 
-def _shots_plot(sweep: Sweep) -> str:
+def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
     found = [result for result in sweep.results if result.shots is not None]
     if not found:
         return ""
@@ -462,6 +557,15 @@ def _shots_plot(sweep: Sweep) -> str:
     )
     pooled = next(r for r in sweep.results if r.model == "pooled" and r.setting == "unseen_test")
     axes.axhline(100 * pooled.accuracy, color=_GREY, linestyle="--", label="pooled")
+    if curve is not None:
+        along = np.geomspace(shots[0], curve.shots)
+        expected = pooled.accuracy + curve.most * along / (along + curve.half)
+        axes.plot(along, 100 * expected, color=_ORANGE, linestyle=":", linewidth=1)
+        ends = 100 * np.array([[curve.gain - curve.low], [curve.high - curve.gain]])
+        at = 100 * (pooled.accuracy + curve.gain)
+        style = {"color": _ORANGE, "marker": "s", "markerfacecolor": "white", "linestyle": "none", "capsize": 3}
+        axes.errorbar([curve.shots], [at], ends, label="predicted", **style)
+        shots.append(curve.shots)
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.minorticks_off()
@@ -498,7 +602,7 @@ def _map_plot(sweep: Sweep) -> str:
     centered = weights - weights.mean(0)
     places = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T
     figure, axes = _new_axes()
-    strongest = weights[:, : sweep.chosen.basis.rank].argmax(1)
+    strongest = weights[:, : max(sweep.chosen.basis.rank, 1)].argmax(1)
     axes.scatter(places[:, 0], places[:, 1], c=strongest, cmap="tab10", vmin=0, vmax=9, s=14, alpha=0.8, linewidths=0)
     axes.set_xlabel("first component")
     axes.set_ylabel("second component")

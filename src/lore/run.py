@@ -1,7 +1,6 @@
 """A RUN folder: how it is begun, resumed, finished and read."""
 
 import importlib.metadata
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from lore.basis import RewardBasis
 from lore.embedding import EncoderOptions
+from lore.embedding.store import workers
 from lore.errors import DataError, RunError, UnknownUser
 from lore.files import read_json, replacing, write_json
 
@@ -52,7 +52,7 @@ def _claim(folder: Path, state: dict[str, Any], force: bool) -> None:
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
     """One process at a time, where `torchrun` started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if workers() == 1:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
