@@ -3,12 +3,11 @@
 python benchmarks/compat.py
 """
 
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
+from engine import timed
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,12 +19,7 @@ Job = Callable[[], object]
 
 
 def seconds(job: Job, repeats: int = REPEATS) -> float:
-    spent = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        job()
-        spent.append(time.perf_counter() - begin)
-    return median(spent)
+    return timed(job, repeats)[0]
 
 
 def people(users: int, pairs: int) -> list[Tensor]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lore.basis import RewardBasis
 from lore.embedding import Encoder, load_encoder
 from lore.errors import DataError, StoreError
 from lore.pairs import Pairs
@@ -60,12 +61,7 @@ class PersonalRewards:
         Raises:
             StoreError: the encoder is not the one that the run was learned with.
         """
-        for name, value in run.basis.encoder.items():
-            if encoder.fingerprint.get(name) != value:
-                raise StoreError(
-                    f"{run.folder}: learned with another encoder ({name} was {value!r} and is "
-                    f"{encoder.fingerprint.get(name)!r}); install that one, or train again"
-                )
+        require_encoder(run, encoder)
         self.run, self._encoder = run, encoder
 
     @classmethod
@@ -95,23 +91,29 @@ class PersonalRewards:
         if not candidates:
             raise DataError("`candidates` is empty; give at least one response")
         weights, personalized = self.weights(user)
-        vectors = self.embed(prompt, candidates)
-        rewards = self.run.basis.rewards(vectors, weights)
-        order = rewards.argsort(descending=True, stable=True).tolist()
         covariance = self.covariance(user) if self.run.basis.family == "gaussian" else None
-        if covariance is None:
-            return Reranked(user, personalized, order, rewards.tolist())
-        coordinates = self.run.basis.coordinates(vectors).double()
-        root = torch.linalg.cholesky(covariance)
-        spread = _NORMAL * (coordinates @ root).norm(dim=1)
-        intervals = torch.stack([rewards - spread, rewards + spread], dim=1).tolist()
-        # The same draws for everybody and every request: an answer does not change when it is asked for again.
-        noise = torch.randn(_DRAWS, len(root), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        winner = (rewards + noise @ (coordinates @ root).T).argmax(dim=1)
-        best = torch.bincount(winner, minlength=len(rewards)) / _DRAWS
-        return Reranked(
-            user, personalized, order, rewards.tolist(), [(low, high) for low, high in intervals], best.tolist()
-        )
+        return reranked(user, personalized, self.run.basis, self.embed(prompt, candidates), weights, covariance)
+
+    def each(self, users: Sequence[str | None], prompts: Sequence[Any], responses: Sequence[Any]) -> list[float]:
+        """The reward of each response to its prompt for its user; all are encoded together.
+
+        Raises:
+            DataError: there are not equally many of them, or one is not a text or chat turns.
+        """
+        if not len(users) == len(prompts) == len(responses):
+            raise DataError(
+                f"`users`, `prompts` and `responses` must be equally many, got {len(users)}, {len(prompts)} and "
+                f"{len(responses)}"
+            )
+        said = [
+            (as_turns("prompts", prompt, "user") if prompt else (), as_turns("responses", response, "assistant"))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        vectors = self._encoder.encode(said).vectors
+        weights = torch.stack([self.weights(user)[0] for user in users]).to(vectors)
+        basis = self.run.basis
+        rewards = (basis.coordinates(vectors) * weights).sum(dim=1) + basis.common_rewards(vectors)
+        return [float(reward) for reward in rewards]
 
     def covariance(self, user: str | None) -> Tensor | None:
         """Posterior covariance of a person's weights, `[columns, columns]`; the prior's for somebody unknown.
@@ -134,6 +136,59 @@ class PersonalRewards:
     def best_of(self, user: str | None, prompt: Any, candidates: Sequence[Any]) -> Any:
         """The candidate with the highest reward for one person."""
         return candidates[self.rerank(user, prompt, candidates).order[0]]
+
+
+def require_encoder(run: Run, encoder: Encoder) -> None:
+    """Refuse an encoder that is not the one a run was learned with.
+
+    Raises:
+        StoreError: it is another one.
+    """
+    for name, value in run.basis.encoder.items():
+        if encoder.fingerprint.get(name) != value:
+            raise StoreError(
+                f"{run.folder}: learned with another encoder ({name} was {value!r} and is "
+                f"{encoder.fingerprint.get(name)!r}); install that one, or train again"
+            )
+
+
+def reranked(
+    user: str | None,
+    personalized: bool,
+    basis: RewardBasis,
+    vectors: Tensor,
+    weights: Tensor,
+    covariance: Tensor | None,
+) -> Reranked:
+    """Candidates in order, with intervals where the covariance of the weights is known.
+
+    Args:
+        user: who asks.
+        personalized: whether the weights are theirs.
+        basis: shared directions.
+        vectors: of the candidates, `[candidates, dim]`.
+        weights: `[columns]`.
+        covariance: of the weights, `[columns, columns]`, or None.
+    """
+    rewards = basis.rewards(vectors, weights)
+    order = rewards.argsort(descending=True, stable=True).tolist()
+    if covariance is None:
+        return Reranked(user, personalized, order, rewards.tolist())
+    along = basis.coordinates(vectors).double() @ torch.linalg.cholesky(covariance)
+    spread = _NORMAL * along.norm(dim=1)
+    intervals = torch.stack([rewards - spread, rewards + spread], dim=1).tolist()
+    # How the candidates' rewards stray together: as many numbers as there are candidates, or columns.
+    strayed = along if along.shape[0] >= along.shape[1] else torch.linalg.qr(along.T).R.T
+    winner = (rewards + _draws(strayed.shape[1]) @ strayed.T).argmax(dim=1)
+    best = torch.bincount(winner, minlength=len(rewards)) / _DRAWS
+    ends = [(low, high) for low, high in intervals]
+    return Reranked(user, personalized, order, rewards.tolist(), ends, best.tolist())
+
+
+@cache
+def _draws(numbers: int) -> Tensor:
+    """The same for everybody and every request: an answer does not change when it is asked for again."""
+    return torch.randn(_DRAWS, numbers, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def as_turns(name: str, value: Any, role: str) -> Turns:
@@ -169,7 +224,28 @@ def trl_reward(run: str | Path) -> Callable[..., list[float]]:
     def personal_reward(
         prompts: Sequence[Any], completions: Sequence[Any], user_id: Sequence[str], **_: Any
     ) -> list[float]:
-        rows = zip(prompts, completions, user_id, strict=True)
-        return [scorer.rerank(user, prompt, [completion]).rewards[0] for prompt, completion, user in rows]
+        return scorer.each(list(user_id), list(prompts), list(completions))
 
     return personal_reward
+
+
+def verl_score(run: str | Path) -> Callable[..., float]:
+    """For verl, a `compute_score`: the reward of a solution for the user in `extra_info["user_id"]`.
+
+    Args:
+        run: the RUN folder.
+
+    Returns:
+        A function of `data_source`, `solution_str`, `ground_truth` and `extra_info`, of which the prompt may be in
+        `extra_info["prompt"]`.
+    """
+    scorer = PersonalRewards.load(run)
+
+    def compute_score(
+        data_source: str, solution_str: str, ground_truth: Any = None, extra_info: dict[str, Any] | None = None
+    ) -> float:
+        del data_source, ground_truth  # a taste has no right answer
+        told = extra_info or {}
+        return scorer.each([told.get("user_id")], [told.get("prompt")], [solution_str])[0]
+
+    return compute_score

@@ -36,20 +36,17 @@ def batches(lengths: Sequence[int], budget: int, beside: int = 0) -> Iterator[li
 
 @dataclass(frozen=True)
 class Padded:
-    """Token ids and their mask, `[batch, tokens]` each: padded at the end, or at the beginning."""
+    """Token ids and their mask, `[batch, tokens]` each, padded at the end."""
 
     ids: Tensor
     mask: Tensor
 
     @classmethod
-    def of(cls, tokens: Sequence[Sequence[int]], device: torch.device, *, left: bool = False) -> "Padded":
+    def of(cls, tokens: Sequence[Sequence[int]], device: torch.device) -> "Padded":
         """From lists of tokens, on a device."""
-        side = "left" if left else "right"
         rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side=side)
-        lengths = torch.tensor([len(row) for row in rows])[:, None]
-        place = torch.arange(ids.shape[1])
-        mask = place >= ids.shape[1] - lengths if left else place < lengths
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return cls(ids.to(device), mask.long().to(device))
 
 

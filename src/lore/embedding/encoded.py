@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lore.embedding.tokens import CUT, Conversation
+from lore.embedding.tokens import Conversation
 
 Fingerprint = dict[str, str | int]
 
@@ -28,11 +28,6 @@ class Encoded:
     def whole(cls, vectors: Tensor) -> "Encoded":
         """Of conversations that were all within the limit."""
         return cls(vectors, torch.zeros(len(vectors), dtype=torch.uint8))
-
-    @property
-    def cut(self) -> int:
-        """How many conversations lost an end."""
-        return int((self.status == CUT).sum())
 
 
 class Encoder(Protocol):

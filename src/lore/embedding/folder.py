@@ -137,6 +137,26 @@ class StoreFolder:
             for shard in shards:
                 (self.path / shard["file"]).unlink()
 
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Remove the vectors of some conversations; shards that hold any are written anew. How many there were."""
+        removed = 0
+        with self._locked():
+            for shard in self.manifest()["shards"]:
+                part = self._opened(shard, verify=True)
+                kept = torch.from_numpy(~np.isin(part.keys, as_keys(keys)))
+                if bool(kept.all()):
+                    continue
+                removed += int((~kept).sum())
+                manifest = self.manifest()
+                others = [other for other in manifest["shards"] if other["file"] != shard["file"]]
+                rest = {**manifest, "shards": others}
+                if bool(kept.any()):
+                    self._add(rest, part.keys[kept.numpy()], part.status[kept], part.vectors[kept])
+                else:
+                    self._write_manifest(rest)
+                (self.path / shard["file"]).unlink()
+        return removed
+
     def _clear_partial(self) -> None:
         """Files that a process which is no more was writing, and shards that no manifest names."""
         for path in self.path.glob(".*.partial"):

@@ -4,9 +4,9 @@ import copy
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lore.embedding.batches import Group, Padded, batches, common, groups
 from lore.embedding.encoded import Encoded, Fingerprint
-from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
+from lore.embedding.fingerprints import content_hash, library_versions, short_hash, tokenizer_hash
 from lore.embedding.options import EncoderOptions, torch_dtype
 from lore.embedding.packed import can_pack, pack
 from lore.embedding.tokens import ChatTokens, Conversation, Fitted, Limit
@@ -65,11 +65,9 @@ class LanguageModel:
             )
         self._chat = ChatTokens(tokenizer, name)
         config = self._model.config.get_text_config()
-        most = getattr(config, "max_position_embeddings", None)
-        if most is not None and options.max_length is not None and options.max_length > most:
-            raise EncoderError(f"encoder {name!r} reads {most} tokens at most, got `max_length` {options.max_length}")
+        most = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self._limit = Limit.of(name, options, most=most, usual=_LONGEST, on_long="error")
         self._batch_tokens = options.batch_tokens or (_GPU_BATCH if self._device.type == "cuda" else _CPU_BATCH)
-        self._limit = Limit(options.max_length or min(most or _LONGEST, _LONGEST), options.on_long or "error")
         self.dim = int(config.hidden_size)
         self.reference: Tensor | None = None if self._head is None else self._head.weight
         self.fingerprint = self._fingerprint()
@@ -93,13 +91,12 @@ class LanguageModel:
 
     def _fingerprint(self) -> Fingerprint:
         tokenizer = self._chat.tokenizer
-        template = blake2b(str(tokenizer.chat_template).encode(), digest_size=8).hexdigest()
         path = Path(self._name)
         return {
             "encoder": path.name if path.exists() else self._name,
             "weights": content_hash(path) or str(getattr(self._model.config, "_commit_hash", None)),
             "tokenizer": tokenizer_hash(tokenizer),
-            "template": template,
+            "template": short_hash(str(tokenizer.chat_template)),
             "pooling": f"{self._pooling} token" if self._pooling == "last" else self._pooling,
             "max_length": self._limit.tokens,
             "on_long": self._limit.on_long,

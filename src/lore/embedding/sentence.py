@@ -60,11 +60,9 @@ class SentenceEncoder:
         if can_pack(self._model):
             pack(self._model)
         config = self._model.config
-        room = _MINILM_TOKENS if name == "minilm" else int(getattr(config, "max_position_embeddings", 512))
-        most = int(getattr(config, "max_position_embeddings", room))
-        if options.max_length is not None and options.max_length > most:
-            raise EncoderError(f"encoder {name!r} reads {most} tokens at most, got `max_length` {options.max_length}")
-        self._limit = Limit(options.max_length or room, options.on_long or "right")
+        most = int(getattr(config, "max_position_embeddings", 512))
+        usual = _MINILM_TOKENS if name == "minilm" else most
+        self._limit = Limit.of(name, options, most=most, usual=usual, on_long="right")
         self._pooling: Pooling = options.pooling or _published_pooling(Path(where))
         self._options = options
         self.dim = 2 * int(config.hidden_size)

@@ -105,6 +105,11 @@ class Embeddings:
         with replacing(Path(path)) as beside:
             save_file(tensors, beside)
 
+    @staticmethod
+    def drop(folder: str | Path, keys: Sequence[bytes]) -> int:
+        """Remove the vectors of some conversations from a folder, by `Preferences.conversation_keys`; how many."""
+        return StoreFolder(Path(folder)).drop(keys)
+
     @classmethod
     def load(cls, folder: str | Path, *, verify: bool = False) -> "Embeddings":
         """All vectors of a folder; of a large one they are mapped, and only read on demand.
@@ -179,7 +184,7 @@ def encode(
     known = _nothing(encoder) if folder is None else _begun(folder, encoder)
     keys = preferences.conversation_keys()
     shards = _shards(preferences, np.flatnonzero(known.find(keys) < 0))
-    shards = shards[int(os.environ.get("RANK", "0")) :: _workers()]  # of this process
+    shards = shards[int(os.environ.get("RANK", "0")) :: workers()]  # of this process
     made: list[Contents] = []
     done, total = 0, sum(map(len, shards))
     for rows in shards:
@@ -195,13 +200,13 @@ def encode(
     _log.info("embedded %d conversations, %d were in the store", total, len(keys) - total)
     if folder is None:
         return _joined(known, made)
-    if _workers() == 1:
+    if workers() == 1:
         folder.merge()
     return Embeddings.load(folder.path)
 
 
-def _workers() -> int:
-    """Processes that `torchrun` started."""
+def workers() -> int:
+    """Processes that `torchrun` started; one where there is none."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

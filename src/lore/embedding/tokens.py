@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lore.embedding.options import OnLong
+from lore.embedding.options import EncoderOptions, OnLong
 from lore.errors import EncoderError
 from lore.preferences import Turns, as_json
 
@@ -35,6 +35,19 @@ class Limit:
 
     tokens: int
     on_long: OnLong
+
+    @classmethod
+    def of(cls, name: str, options: EncoderOptions, *, most: int, usual: int, on_long: OnLong) -> "Limit":
+        """What the options say, or what is usual for an encoder that reads `most` tokens.
+
+        Raises:
+            EncoderError: the options allow more than the encoder reads.
+        """
+        if options.max_length is not None and options.max_length > most:
+            raise EncoderError(
+                f"encoder {name!r} reads {most} tokens at most, got `max_length` {options.max_length}; lower it"
+            )
+        return cls(options.max_length or min(usual, most), options.on_long or on_long)
 
     def fit(self, tokens: Sequence[list[int]], keep_first: int | None) -> Fitted:
         """Cut, drop or refuse what is too long.
