@@ -1,6 +1,9 @@
-"""Kills `lore train` and `lore embed` at random moments; what they end with must be the undisturbed result, to the bit.
+"""Kills `lore train`, `lore embed` and `lore serve` at random moments.
 
-python benchmarks/soak.py [ROUNDS [EMBEDDING_ROUNDS]]
+What the first two end with must be the undisturbed result, to the bit; the server must have every choice that it
+acknowledged, once, and serve the weights that a new one solves from them.
+
+python benchmarks/soak.py [ROUNDS [EMBEDDING_ROUNDS [SERVER_KILLS]]]
 """
 
 import json
@@ -9,14 +12,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny
+from conftest import HashEncoder, small_rows
 from lore.embedding import Embeddings
+from lore.serve.client import Client
+from lore.sources import read
+from lore.train import TrainConfig, train
+from serving import Server, Teller
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -67,13 +77,49 @@ def soak_embedding(folder: Path, data: Path, rounds: int, rng: random.Random) ->
     print(json.dumps(found), flush=True)
 
 
+def soak_server(folder: Path, kills: int, rng: random.Random) -> None:
+    """Kill a server under load, again and again, on one database."""
+    with patch("lore.embedding.store.load_encoder", lambda *_: HashEncoder()):
+        run = train(read(small_rows(users=24)), folder / "served", TrainConfig(ranks=(1, 2), unseen=0.25)).folder
+    database = str(folder / "events.sqlite")
+    acknowledged: dict[str, set[str]] = {"ann": set(), "bob": set(), "eve": set()}
+    for number in range(kills):
+        server = Server(run, database)
+        tellers = [Teller(server.url, user, 10_000 * number, threading.Semaphore(0)) for user in acknowledged]
+        for teller in tellers:
+            teller.start()
+        time.sleep(rng.uniform(0, 1))
+        server.kill()
+        for teller in tellers:
+            teller.join()
+            acknowledged[teller.user] |= set(teller.acknowledged)
+    server = Server(run, database)
+    client = Client(server.url)
+    kept = {user: [row["comparison_id"] for row in client.export(user)] for user in acknowledged}
+    served = {user: client.user(user)["weights"] for user in acknowledged}
+    server.end()
+    server = Server(run, database)
+    rebuilt = {user: Client(server.url).user(user)["weights"] for user in acknowledged}
+    server.end()
+    for user, ids in acknowledged.items():
+        if not ids <= set(kept[user]) or len(kept[user]) != len(set(kept[user])) or len(kept[user]) % 3:
+            raise SystemExit(f"{user}: an acknowledged choice is lost, there twice, or a request is torn")
+        if max(abs(one - other) for one, other in zip(served[user], rebuilt[user], strict=True)) > 1e-6:
+            raise SystemExit(f"{user}: the weights of a new server differ from those that were served")
+    found = {"server_kills": kills, "acknowledged": sum(map(len, acknowledged.values()))}
+    print(json.dumps(found | {"kept": sum(map(len, kept.values()))}), flush=True)
+
+
 def main() -> None:
     rounds, rng = int(sys.argv[1]) if len(sys.argv) > 1 else 20, random.Random(0)
     embedding_rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 50
+    server_kills = int(sys.argv[3]) if len(sys.argv) > 3 else 200
     with tempfile.TemporaryDirectory() as folder:
+        soak_server(Path(folder), server_kills, rng)
         data, whole = Path(folder) / "data.jsonl", Path(folder) / "whole"
         write_rows(data, rng)
-        soak_embedding(Path(folder), data, embedding_rounds, rng)
+        if embedding_rounds:
+            soak_embedding(Path(folder), data, embedding_rounds, rng)
         command = ["lore", "train", str(data), "--ranks", "1,2", "--out"]
         begin = time.perf_counter()
         subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL)

@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import socket
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,3 +111,32 @@ def small_rows(users: int = 6, prompts: int = 12) -> list[dict[str, Any]]:
             chosen, rejected = (longer, shorter) if user % 2 == 0 else (shorter, longer)
             rows.append({"user_id": f"u{user}", "prompt": f"Say {prompt}", "chosen": chosen, "rejected": rejected})
     return rows
+
+
+def _as_postgres(command: list[str]) -> list[str]:
+    """PostgreSQL does not run as root."""
+    return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL of its own; without one installed the test is skipped."""
+    homes = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").exists() else []
+    if not homes:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="lore-postgres-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tools, cluster = homes[-1], str(folder / "cluster")
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder}"
+    start = [str(tools / "pg_ctl"), "-D", cluster, "-w", "-l", str(folder / "log"), "-o", options, "start"]
+    initialize = [str(tools / "initdb"), "-D", cluster, "-U", "lore", "-A", "trust", "-N"]
+    for command in (initialize, start):
+        subprocess.run(_as_postgres(command), check=True, capture_output=True, cwd="/")
+    yield f"postgresql://lore@127.0.0.1:{port}/postgres"
+    stop = [str(tools / "pg_ctl"), "-D", cluster, "-w", "-m", "immediate", "stop"]
+    subprocess.run(_as_postgres(stop), check=True, capture_output=True, cwd="/")
+    shutil.rmtree(folder)

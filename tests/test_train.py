@@ -258,3 +258,17 @@ def test_a_report_says_whether_probabilities_mean_what_they_say(tmp_path: Path) 
         assert 0 <= model["error"] <= 1
         assert all(one["low"] <= one["observed"] <= one["high"] for one in model["bins"])
     assert "Do probabilities mean what they say?" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_people_without_tastes_of_their_own_get_a_report_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
+    rows = [{**row, "user_id": f"p{at % 24}"} for at, row in enumerate(small_rows(users=1, prompts=240))]
+    found = train(read(rows), tmp_path / "run", TrainConfig(family="gaussian", unseen=0.25))
+    assert found.sweep.chosen.basis.rank == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    people = report["people"]
+    assert people["helps"] == people["hurts"] == 0  # three choices a person tell nothing
+    assert report["collapse"]["effective_rank"] >= 0
+    assert "Personalizing helps" not in report["finding"]

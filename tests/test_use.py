@@ -1,25 +1,21 @@
-"""Rerank, score, ask, the store of choices and the server: what a finished run is used for."""
+"""Rerank, score and ask: what a finished run is used for."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from conftest import HashEncoder, small_rows
 from lore import cli
-from lore.errors import ConfigError, DataError, LoreError, StoreError
+from lore.errors import DataError, StoreError
 from lore.questionnaire import Questionnaire
-from lore.rewards import PersonalRewards, trl_reward
+from lore.rewards import PersonalRewards, trl_reward, verl_score
 from lore.run import Run
 from lore.score import score_file
-from lore.serve.app import create_app
-from lore.serve.client import Client
 from lore.sources import read
 from lore.train import TrainConfig, train
-from lore.users import Event, UserStore
 
 LONG, SHORT = "apple bread cloud dream eagle flame", "kettle"
 
@@ -88,8 +84,20 @@ def test_a_run_of_another_encoder_is_refused(run_folder: Path) -> None:
 def test_the_reward_of_a_trainer_is_that_of_the_person(run_folder: Path, rewards: PersonalRewards) -> None:
     reward = trl_reward(run_folder)
     found = reward(prompts=["Say 1"] * 2, completions=[LONG, LONG], user_id=["u0", "u1"], step=3)
-    assert found == [rewards.rerank(user, "Say 1", [LONG]).rewards[0] for user in ("u0", "u1")]
+    expected = [rewards.rerank(user, "Say 1", [LONG]).rewards[0] for user in ("u0", "u1")]
+    assert found == pytest.approx(expected, abs=1e-6)
     assert found[0] > found[1]
+
+
+def test_verl_scores_a_solution_for_its_user(run_folder: Path, rewards: PersonalRewards) -> None:
+    compute_score = verl_score(run_folder)
+    for user in ("u0", None):
+        told = {"user_id": user, "prompt": "Say 1"}
+        expected = rewards.rerank(user, "Say 1", [LONG]).rewards[0]
+        assert compute_score("any", LONG, "", told) == pytest.approx(expected, abs=1e-6)
+    assert compute_score("any", LONG) == pytest.approx(rewards.rerank(None, None, [LONG]).rewards[0], abs=1e-6)
+    with pytest.raises(DataError, match="equally many"):
+        rewards.each(["u0"], [], [LONG])
 
 
 def test_a_file_is_scored_row_by_row(run_folder: Path, rewards: PersonalRewards, tmp_path: Path) -> None:
@@ -106,68 +114,6 @@ def test_a_file_is_scored_row_by_row(run_folder: Path, rewards: PersonalRewards,
     path.write_text("")
     with pytest.raises(DataError, match="empty"):
         score_file(run_folder, path)
-
-
-def test_events_are_there_once_and_in_order(tmp_path: Path) -> None:
-    store = UserStore(tmp_path / "events.sqlite")
-    events = [
-        Event(f"e{at}", "ann", (("user", "p"),), (("assistant", "x"),), (("assistant", f"y{at}"),)) for at in range(3)
-    ]
-    assert store.append(events) == 3
-    assert store.append(events[:2]) == 0
-    changed = Event("e0", "ann", (), (("assistant", "z"),), (("assistant", "x"),))
-    fresh = Event("e9", "ann", (), (("assistant", "z"),), (("assistant", "x"),))
-    with pytest.raises(ConfigError, match="'e0'"):
-        store.append([fresh, changed])
-    store.close()
-    again = UserStore(tmp_path / "events.sqlite")
-    assert again.events("ann") == events
-    assert again.events("bob") == []
-    again.close()
-
-
-@pytest.fixture
-def client(run_folder: Path, tmp_path: Path) -> Iterator[Client]:
-    with TestClient(create_app(run_folder, tmp_path / "feedback.sqlite")) as http:
-        yield Client(http=http)
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_server_learns_from_choices_as_training_does(client: Client, rewards: PersonalRewards) -> None:
-    known = client.user("u0")
-    assert known["weights"] == pytest.approx(rewards.run.weights_of("u0").tolist(), abs=1e-5)
-    assert client.user("new")["personalized"] is False
-    choices = [{"prompt": f"q{at}", "chosen": SHORT, "rejected": LONG, "event_id": f"e{at}"} for at in range(12)]
-    assert client.feedback("new", choices) == {"user": "new", "added": 12, "weights_version": 12}
-    assert client.feedback("new", choices)["added"] == 0
-    found = client.rerank("new", "q", [LONG, SHORT])
-    assert found["personalized"]
-    assert found["results"][0]["index"] == 1
-    assert client.rerank(None, "q", [LONG, SHORT])["personalized"] is False
-    more = client.feedback("u0", [{"chosen": SHORT, "rejected": LONG}])
-    assert more["weights_version"] == 1
-    assert client.user("u0")["comparisons"] == 13
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_server_refuses_what_it_cannot_use_and_shows_its_page(client: Client) -> None:
-    with pytest.raises(LoreError, match="422"):
-        client.rerank("u0", "q", [])
-    with pytest.raises(LoreError, match="422"):
-        client.rerank("u0", "q", [[{"role": "wrong", "content": "x"}]])
-    with pytest.raises(LoreError, match="422"):
-        client.feedback("u0", [{"chosen": "x"}])
-    assert client._http.get("/livez").json() == {"status": "ok"}
-    assert "<form" in client._http.get("/").text
-
-
-def test_serving_stays_on_this_machine(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
-    monkeypatch.setattr("uvicorn.run", lambda _, **options: asked.update(options))
-    from lore.serve.app import serve
-
-    serve(run_folder, 8123)
-    assert (asked["host"], asked["port"]) == ("127.0.0.1", 8123)
 
 
 @pytest.mark.parametrize("family", ["simplex", "gaussian"])

@@ -15,6 +15,7 @@ import typer
 from lore.errors import ConfigError, DataError, LoreError
 
 if TYPE_CHECKING:
+    from lore.config import Rank
     from lore.embedding import EncoderOptions
     from lore.evaluate import Result
     from lore.preferences import FormatName
@@ -39,8 +40,16 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 class FamilyName(StrEnum):
-    """Families of personal models."""
+    """Families of personal models, of which one is fitted."""
 
+    simplex = "simplex"
+    gaussian = "gaussian"
+
+
+class FamilyChoice(StrEnum):
+    """Families of personal models that are compared."""
+
+    auto = "auto"
     simplex = "simplex"
     gaussian = "gaussian"
 
@@ -115,10 +124,29 @@ Encoding = Annotated[
         show_default=False,
     ),
 ]
-Ranks = Annotated[str, typer.Option(help="Ranks to compare, separated by commas.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="Of people's choices: a SQLite file, or postgresql://...",
+        show_default="feedback.sqlite in RUN",
+    ),
+]
+Ranks = Annotated[str, typer.Option(help="Ranks to compare, separated by commas; auto among them is several.")]
+HalfLife = Annotated[
+    float | None,
+    typer.Option(
+        "--half-life",
+        metavar="DAYS",
+        help="Days after which an older comparison counts half, by its timestamp.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of split, draws and fits.", min=0, max=2**63 - 1)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is in RUN; embeddings are kept.")]
-Family = Annotated[FamilyName, typer.Option(help="Of the personal models.")]
+Family = Annotated[FamilyName, typer.Option(help="Of the personal model.")]
+Families = Annotated[FamilyChoice, typer.Option("--family", help="Of the personal models; auto compares both.")]
 SplitBy = Annotated[SplitName, typer.Option("--split", help="Hold out groups (prompts), or each user's own groups.")]
 SplitFile = Annotated[
     Path | None, typer.Option(help="The split.json of a run on the same data, to split alike.", show_default=False)
@@ -211,14 +239,15 @@ def train(
     max_length: MaxLength = None,
     on_long: OnLong = None,
     encoding: Encoding = [],  # noqa: B006 - typer copies it
-    family: Family = FamilyName.simplex,
-    ranks: Ranks = "0,1,2,4,8",
+    family: Families = FamilyChoice.auto,
+    ranks: Ranks = "0,1,auto",
     seed: Seed = 0,
     split: SplitBy = SplitName.group,
     split_file: SplitFile = None,
     unseen: Unseen = 0.2,
     test: Test = 0.3,
     pairs_per_user: PairsPerUser = 200,
+    half_life: HalfLife = None,
     force: Force = False,
     redact: Redact = False,
     format: Format = None,  # noqa: A002 - the option's name
@@ -234,12 +263,13 @@ def train(
     config = TrainConfig(
         encoder=encoder,
         family=family.value,
-        ranks=_numbers(ranks),
+        ranks=_ranks(ranks),
         seed=seed,
         by=split.value,
         unseen=unseen,
         test=test,
         pairs_per_user=pairs_per_user,
+        half_life=half_life,
         redact=redact,
         split_file=None if split_file is None else str(split_file),
         encoding=_encoding(max_length, on_long, encoding),
@@ -266,7 +296,7 @@ def embed(
         Path | None,
         typer.Option("--list", help="Write the conversations to a .jsonl file instead, to embed them elsewhere."),
     ] = None,
-    family: Family = FamilyName.simplex,
+    family: Families = FamilyChoice.auto,
     seed: Seed = 0,
     split: SplitBy = SplitName.group,
     unseen: Unseen = 0.2,
@@ -313,7 +343,7 @@ def embed(
 @app.command()
 def fit(
     run: RunFolder,
-    rank: Annotated[int, typer.Option(help="Learned directions.")] = 5,
+    rank: Annotated[str, typer.Option(help="Learned directions, or auto.")] = "auto",
     family: Family = FamilyName.simplex,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the model of a finished run.")] = False,
@@ -322,7 +352,11 @@ def fit(
     from lore.fit import FitConfig
     from lore.train import fit_step
 
-    found = fit_step(run, FitConfig(family=family.value, rank=rank, seed=seed), force=force)
+    found = fit_step(
+        run,
+        FitConfig(family=family.value, rank=_rank(rank, "--rank must be a whole number or auto"), seed=seed),
+        force=force,
+    )
     typer.echo(f"loss {found.loss:.4f}, gap {found.gap:.1e}, {len(found.history)} steps; model in {run / 'model'}")
 
 
@@ -357,12 +391,12 @@ def evaluate(run: RunFolder) -> None:
 
 
 @app.command()
-def sweep(run: RunFolder, ranks: Ranks = "0,1,2,4,8") -> None:
+def sweep(run: RunFolder, ranks: Ranks = "0,1,auto") -> None:
     """Fit and evaluate several ranks on the split of a RUN folder."""
     from lore.train import sweep_step
 
     with _progress() as progress:
-        results = sweep_step(run, _numbers(ranks), progress=progress)
+        results = sweep_step(run, _ranks(ranks), progress=progress)
     _show_results(results)
 
 
@@ -421,6 +455,8 @@ def ask(
     from lore.questionnaire import Questionnaire
 
     questions = Questionnaire(run, user, worth=worth)
+    if out is not None and questions.across_prompts:
+        raise ConfigError("--out cannot hold answers about responses to different prompts, which this run compares")
     for number in range(1, most + 1):
         if questions.is_over:
             break
@@ -435,8 +471,8 @@ def ask(
         if answer == "q":
             break
         questions.answer(choice, first=answer == "1")
-    if out is not None:
-        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions.comparisons()))
+        if out is not None:
+            write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions.comparisons()))
     typer.echo(json.dumps({"user": user, "weights": questions.weights().tolist()}))
 
 
@@ -485,12 +521,45 @@ def reproduce(
 
 
 @app.command()
-def serve(run: RunFolder, port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000) -> None:
-    """The HTTP server and its page, on this machine."""
+def serve(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
+    host: Annotated[str, typer.Option(help="Another than 127.0.0.1 needs tokens.")] = "127.0.0.1",
+    database: DatabaseUrl = None,
+    rate: Annotated[float, typer.Option(help="Requests a second of one token; 0 for no limit.", min=0)] = 0,
+    at_once: Annotated[int, typer.Option(help="Requests that are worked on at once.", min=1)] = 64,
+) -> None:
+    """The HTTP server and its page."""
     from lore.serve.app import serve as run_server
+    from lore.serve.limits import Limits
 
-    typer.echo(f"Serving {run} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    run_server(run, port)
+    typer.echo(f"Serving {run} on http://{host}:{port} (Ctrl-C ends it)")
+    run_server(run, port, host, database, Limits(rate=rate, at_once=at_once))
+
+
+@app.command()
+def token(
+    run: RunFolder,
+    create: Annotated[str | None, typer.Option(metavar="TENANT", help="Make one for a tenant.")] = None,
+    scopes: Annotated[str, typer.Option(help="What it may do: read, feedback, admin, erase.")] = "read,feedback",
+    days: Annotated[float | None, typer.Option(help="Until it expires; never by default.", min=0)] = None,
+    rotate: Annotated[str | None, typer.Option(metavar="ID", help="Make another in place of this one.")] = None,
+    overlap: Annotated[float, typer.Option(help="Minutes for which a rotated one goes on.", min=0)] = 60,
+    revoke: Annotated[str | None, typer.Option(metavar="ID", help="End one now.")] = None,
+    database: DatabaseUrl = None,
+) -> None:
+    """Tokens of a server: make, rotate or revoke one, or list them. A new one is shown once."""
+    from lore.run import read_state
+    from lore.serve.tokens import change_tokens
+
+    if sum(choice is not None for choice in (create, rotate, revoke)) > 1:
+        raise ConfigError("give one of --create, --rotate and --revoke at a time")
+    if database is None:
+        read_state(run)  # a mistyped folder is refused, not made
+    url = database or str(run / "feedback.sqlite")
+    wanted = [part.strip() for part in scopes.split(",")]
+    for line in change_tokens(url, create, wanted, days, rotate, overlap, revoke):
+        typer.echo(line)
 
 
 # --- parsing and printing -----------------------------------------------------------------------------------------
@@ -530,11 +599,17 @@ def _encoding(max_length: int | None, on_long: LongChoice | None, more: Sequence
     return EncoderOptions(**given)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _ranks(text: str) -> "tuple[Rank, ...]":
+    return tuple(_rank(part, "--ranks must be whole numbers, or auto, separated by commas") for part in text.split(","))
+
+
+def _rank(text: str, rule: str) -> "Rank":
+    if text.strip() == "auto":
+        return "auto"
     try:
-        return tuple(int(part) for part in text.split(","))
+        return int(text)
     except ValueError:
-        raise ConfigError(f"--ranks must be whole numbers separated by commas, got {text!r}") from None
+        raise ConfigError(f"{rule}, got {text!r}") from None
 
 
 def _request(file: Path | None) -> dict[str, Any]:

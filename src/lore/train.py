@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lore.basis import Family, RewardBasis
 from lore.check import CheckReport, check
+from lore.config import Rank
 from lore.embedding import EmbeddingPlan, Embeddings, EncoderOptions, encode, load_encoder, plan
 from lore.embedding.store import TooLong
 from lore.errors import ConfigError, ConvergenceWarning, DataError, LoreError, RunError
-from lore.evaluate import Accuracy, Result, Sweep, accuracy, run_sweep
+from lore.evaluate import Accuracy, Result, Sweep, accuracy, personal_ranks, run_sweep
 from lore.experiments import Experiment, ProtocolName, experiment_split, read_protocol
 from lore.files import read_json, write_json
 from lore.fit import Fit, FitConfig, fit_basis
@@ -38,8 +39,8 @@ class TrainConfig:
     Attributes:
         encoder: what `lore.embedding.load_encoder` takes.
         encoding: how it encodes.
-        family: of the personal models.
-        ranks: to compare; pooled (1) is always there.
+        family: of the personal models; "auto" compares both, and held-out groups choose.
+        ranks: to compare, as `lore.sweep` takes them; pooled (1) is always there.
         seed: of split, draws and fits.
         by: what is held out, "group" or "user" (each user's own groups).
         unseen: share of users kept out of learning the basis.
@@ -47,6 +48,7 @@ class TrainConfig:
         pairs_per_user: of ratings, in each part.
         train_pairs: comparisons of a seen user to learn from at most, drawn at random; all by default.
         shots: comparisons of an unseen user to learn from at most, drawn at random; all by default.
+        half_life: days after which an older comparison counts half, by its `timestamp`; all count alike by default.
         redact: whether texts and ids stay out of the report.
         split_file: the `split.json` of a run on the same data, to take instead of `by`, `unseen` and `test`.
         experiment: whose split, shots and trials to take instead of `by`, `unseen` and `test`.
@@ -54,8 +56,8 @@ class TrainConfig:
     """
 
     encoder: str = "minilm"
-    family: Family = "simplex"
-    ranks: Sequence[int] = (0, 1, 2, 4, 8)
+    family: Family | Literal["auto"] = "auto"
+    ranks: Sequence[Rank] = (0, 1, "auto")
     seed: int = 0
     by: SplitBy = "group"
     unseen: float = 0.2
@@ -63,6 +65,7 @@ class TrainConfig:
     pairs_per_user: int = 200
     train_pairs: int | None = None
     shots: int | None = None
+    half_life: float | None = None
     redact: bool = False
     split_file: str | None = None
     experiment: Experiment | None = None
@@ -74,20 +77,33 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {value}")
-        if not self.ranks or min(self.ranks) < 0:
-            raise ConfigError(f"`ranks` must be numbers of 0 or more, got {list(self.ranks)}")
         if self.by not in ("group", "user"):
             raise ConfigError(f"`split` must be 'group' or 'user', got {self.by!r}")
         if not 0 <= self.unseen < 1 or not 0 < self.test < 1:
             raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {self.unseen} and {self.test}")
-        FitConfig(family=self.family, seed=self.seed)
-        personal = 2 if self.family == "simplex" else 1
-        if max(self.ranks) < personal:
-            raise ConfigError(f"`ranks` must hold a personal model, of rank {personal} or more, got {list(self.ranks)}")
+        for family in self.families:
+            FitConfig(family=family, seed=self.seed)
+            if any(rank != "auto" and rank < 0 for rank in self.ranks):
+                raise ConfigError(f"`ranks` must be numbers of 0 or more, or 'auto', got {list(self.ranks)}")
+            if not personal_ranks(family, self.ranks):
+                least = 2 if family == "simplex" else 1
+                raise ConfigError(
+                    f"`ranks` must hold a personal model, of rank {least} or more, got {list(self.ranks)}"
+                )
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Of the personal models that are compared."""
+        return ("simplex", "gaussian") if self.family == "auto" else (self.family,)
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as JSON values."""
         return {**asdict(self), "ranks": list(self.ranks), "encoding": self.encoding.to_json()}
+
+    def provenance(self, data: str) -> dict[str, Any]:
+        """What a model folder says of how it was made, from the name or fingerprint of the data."""
+        options = self.encoding.to_json()
+        return {"data": data, "seed": self.seed, "encoder_argument": self.encoder, "encoder_options": options}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -135,6 +151,8 @@ def train(
     require_plotting()
     preferences = reading.preferences
     checked = check(preferences, reading.findings)
+    if config.half_life is not None:
+        preferences.aged(config.half_life)  # refused here, before anything is done
     if checked.fatal:
         raise DataError(checked.fatal[0].message)
     folder = Path(out)
@@ -201,12 +219,11 @@ def sweep_of(
     config: TrainConfig,
     reference: Tensor | None,
     *,
-    ranks: Sequence[int] | None = None,
+    ranks: Sequence[Rank] | None = None,
     checkpoints: Path | None = None,
     progress: Progress = silent,
 ) -> Sweep:
     """The fits of a run, of other ranks if they are given, by the protocol of its experiment where it is one."""
-    fit_config = FitConfig(family=config.family, seed=config.seed)
     more: dict[str, Any] = {}
     if config.experiment is not None:
         protocol = read_protocol(config.experiment, config.protocol)
@@ -215,7 +232,8 @@ def sweep_of(
     return run_sweep(
         parts,
         config.ranks if ranks is None else ranks,
-        config=fit_config,
+        families=config.families,
+        config=FitConfig(seed=config.seed),
         reference=reference,
         checkpoints=checkpoints,
         progress=progress,
@@ -285,7 +303,8 @@ def _pairs_and_split(
     folder: Path, preferences: Preferences, embeddings: Embeddings, config: TrainConfig
 ) -> tuple[Pairs, Split]:
     """All pairs, and their split: the one that the run has, or a new one with as many for training as are asked for."""
-    pairs = Pairs.from_embeddings(preferences, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
+    aged = preferences if config.half_life is None else preferences.aged(config.half_life)
+    pairs = Pairs.from_embeddings(aged, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
     if config.split_file is not None:
         return pairs, _saved_split(Path(config.split_file), preferences, pairs)
     if pairs.ratings is None and (folder / "split.json").exists():
@@ -302,9 +321,8 @@ def _pairs_and_split(
 
 
 def _save_model(folder: Path, fit: Fit, preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> None:
-    provenance = {"data": preferences.fingerprint(), "seed": config.seed, "encoder_argument": config.encoder}
-    provenance["encoder_options"] = config.encoding.to_json()
-    replace(fit.basis, encoder=embeddings.fingerprint, provenance=provenance).save(folder / "model")
+    made_by = config.provenance(preferences.fingerprint())
+    replace(fit.basis, encoder=embeddings.fingerprint, provenance=made_by).save(folder / "model")
 
 
 def _save_people(folder: Path, pairs: Pairs) -> None:
@@ -372,6 +390,33 @@ def pairs_of_run(run: str | Path) -> Pairs:
     return _prepared(run).pairs
 
 
+@dataclass(frozen=True)
+class RunChoice:
+    """One comparison of a run, by rows of its table of preferences."""
+
+    user: str
+    chosen: int
+    rejected: int
+    weight: float
+    label: float
+
+
+def choices_of_run(run: str | Path) -> list[RunChoice]:
+    """The comparisons that people's weights were learned from; those drawn from ratings where these were given."""
+    prepared = _prepared(run)
+    pairs, embeddings = prepared.pairs, prepared.embeddings
+    row = torch.arange(len(pairs.vectors))
+    if pairs.vectors is embeddings.vectors:  # a large table is not copied: its rows are the store's
+        place = embeddings.rows(prepared.preferences)
+        row[place] = torch.arange(len(place))
+    rejected = pairs.chosen if pairs.rejected is None else pairs.rejected
+    columns = (pairs.user, row[pairs.chosen], row[rejected], pairs.weight, pairs.label)
+    return [
+        RunChoice(pairs.users[user], chosen, other, weight, label)
+        for user, chosen, other, weight, label in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
 def fit_step(run: str | Path, config: FitConfig, *, force: bool = False) -> Fit:
     """`lore fit`: learn a basis from the seen users of a RUN folder, and everybody's weights.
 
@@ -410,7 +455,8 @@ def personalize_step(
     embeddings = encode(
         preferences, known.encoder, known.folder / "embeddings", options=known.options, progress=progress
     )
-    pairs = Pairs.from_embeddings(preferences, embeddings)
+    half_life = TrainConfig.from_json(read_state(known.folder)["config"]).half_life
+    pairs = Pairs.from_embeddings(preferences if half_life is None else preferences.aged(half_life), embeddings)
     learned = dict(zip(pairs.users, fit_weights(pairs, known.basis).weights, strict=True))
     people = {user: known.weights[row] for user, row in known.users.items()} | learned
     save_users(known.folder / "users", list(people), torch.stack(list(people.values())))
@@ -429,7 +475,7 @@ def evaluate_step(run: str | Path) -> dict[str, Accuracy]:
     }
 
 
-def sweep_step(run: str | Path, ranks: Sequence[int], *, progress: Progress = silent) -> list[Result]:
+def sweep_step(run: str | Path, ranks: Sequence[Rank], *, progress: Progress = silent) -> list[Result]:
     """`lore sweep`: fit and evaluate several ranks on the split of a RUN folder."""
     prepared = _prepared(run)
     reference = prepared.embeddings.reference

@@ -1,87 +1,457 @@
-"""`UserStore`: people's choices on disk, each there once, committed before it is acknowledged."""
+"""`UserStore`: people's choices in a database, each there once, committed before it is acknowledged."""
 
+import hmac
 import json
-from collections.abc import Sequence
+import secrets
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
 from typing import Any
 
-from lore.errors import ConfigError, MissingExtra
-from lore.preferences import Turns
+from lore.embedding.tokens import Conversation
+from lore.errors import MissingExtra
+from lore.preferences import conversation_key
 
 try:
     import sqlalchemy as sql
+    from sqlalchemy.exc import IntegrityError
 except ImportError:  # pragma: no cover - the extra is installed wherever the tests run
     raise MissingExtra("sqlalchemy", "serve") from None
+
+_MANY = 500  # values in one list of a query
+
+metadata = sql.MetaData()
+_number = sql.BigInteger().with_variant(sql.Integer, "sqlite")
+_events = sql.Table(
+    "events",
+    metadata,
+    sql.Column("number", _number, primary_key=True, autoincrement=True),
+    sql.Column("tenant", sql.Text, nullable=False),
+    sql.Column("event_id", sql.Text, nullable=False),
+    sql.Column("user_id", sql.Text, nullable=False),
+    sql.Column("chosen_key", sql.LargeBinary, nullable=False),
+    sql.Column("rejected_key", sql.LargeBinary, nullable=False),
+    sql.Column("content", sql.Text, nullable=False),
+    sql.Column("received", sql.Float, nullable=False),
+    sql.UniqueConstraint("tenant", "event_id"),
+    sql.Index("events_of_user", "tenant", "user_id", "number"),
+    sql.Index("events_by_chosen", "chosen_key"),
+    sql.Index("events_by_rejected", "rejected_key"),
+    sqlite_autoincrement=True,
+)
+_vectors = sql.Table(
+    "vectors",
+    metadata,
+    sql.Column("key", sql.LargeBinary, primary_key=True),
+    sql.Column("vector", sql.LargeBinary, nullable=False),
+)
+_erased = sql.Table(
+    "erased",
+    metadata,
+    sql.Column("user_key", sql.Text, primary_key=True),
+    sql.Column("receipt", sql.Text, nullable=False),
+    sql.Column("at", sql.Float, nullable=False),
+)
+_tokens = sql.Table(
+    "tokens",
+    metadata,
+    sql.Column("token_id", sql.Text, primary_key=True),
+    sql.Column("tenant", sql.Text, nullable=False),
+    sql.Column("scopes", sql.Text, nullable=False),
+    sql.Column("digest", sql.LargeBinary, nullable=False),
+    sql.Column("expires", sql.Float, nullable=True),
+)
+_notes = sql.Table(
+    "notes",
+    metadata,
+    sql.Column("name", sql.Text, primary_key=True),
+    sql.Column("value", sql.Text, nullable=False),
+)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One choice of one person."""
+    """One choice of one person.
+
+    Attributes:
+        event_id: unique within a tenant.
+        user: who chose.
+        chosen: prompt and response that was preferred.
+        rejected: prompt and response that was not.
+        weight: what the choice counts.
+        label: probability that chosen is preferred.
+    """
 
     event_id: str
     user: str
-    prompt: Turns
-    chosen: Turns
-    rejected: Turns
+    chosen: Conversation
+    rejected: Conversation
+    weight: float = 1.0
+    label: float = 1.0
+
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        """What the two conversations' vectors are kept under."""
+        return conversation_key(*self.chosen), conversation_key(*self.rejected)
+
+    def content(self) -> str:
+        """All that two events of one id must have in common, but for the user."""
+        return json.dumps([self.chosen, self.rejected, self.weight, self.label], ensure_ascii=False)
+
+    @classmethod
+    def stored(cls, event_id: str, user: str, content: str) -> "Event":
+        """The event that `content` described."""
+        chosen, rejected, weight, label = json.loads(content)
+        return cls(event_id, user, _conversation(chosen), _conversation(rejected), weight, label)
 
 
-_metadata = sql.MetaData()
-_events = sql.Table(
-    "events",
-    _metadata,
-    sql.Column("number", sql.Integer, primary_key=True),
-    sql.Column("event_id", sql.String, nullable=False, unique=True),
-    sql.Column("user_id", sql.String, nullable=False, index=True),
-    sql.Column("content", sql.Text, nullable=False),
-)
+def _conversation(sides: list[Any]) -> Conversation:
+    prompt, response = (tuple((role, text) for role, text in turns) for turns in sides)
+    return prompt, response
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events of one request, which are committed together or not at all."""
+
+    tenant: str
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a batch: `version` is the number of its last event, the same however often it is sent."""
+
+    version: int
+    added: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """An `event_id` of the batch is known with another content; nothing of the batch was added."""
+
+    event_id: str
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A person of the batch was erased; nothing of the batch was added."""
+
+    user: str
+
+
+Outcome = Accepted | Conflict | Gone
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an erasure removed."""
+
+    receipt: str
+    events: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """Who may do what; the secret is known to its holder alone.
+
+    Attributes:
+        token_id: public part.
+        tenant: whose people it is for.
+        scopes: of "read", "feedback", "admin" and "erase".
+        expires: seconds since 1970, or None.
+    """
+
+    token_id: str
+    tenant: str
+    scopes: frozenset[str]
+    expires: float | None
+
+
+SCOPES = frozenset({"read", "feedback", "admin", "erase"})
 
 
 class UserStore:
-    """Events in a SQLite file, with a write-ahead log that is synced at every commit."""
+    """People's choices, what is needed to learn from them, and who may touch them."""
 
-    def __init__(self, path: str | Path) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = sql.create_engine(f"sqlite:///{path}")
-        sql.event.listen(self._engine, "connect", _durable)
-        _metadata.create_all(self._engine)
-
-    def append(self, events: Sequence[Event]) -> int:
-        """Commit events; one that is there already, to the letter, is not added again. Returns how many were new.
-
-        Raises:
-            ConfigError: an `event_id` is there with other content; nothing is added.
-        """
-        added = 0
-        with self._engine.begin() as connection:
-            for event in events:
-                content = json.dumps([event.prompt, event.chosen, event.rejected], ensure_ascii=False)
-                same_id = sql.select(_events.c.user_id, _events.c.content).where(_events.c.event_id == event.event_id)
-                known = connection.execute(same_id).first()
-                if known is None:
-                    row = {"event_id": event.event_id, "user_id": event.user, "content": content}
-                    connection.execute(_events.insert().values(row))
-                    added += 1
-                elif tuple(known) != (event.user, content):
-                    raise ConfigError(f"event_id {event.event_id!r} was used for another choice; use a new one")
-        return added
-
-    def events(self, user: str) -> list[Event]:
-        """All events of a person, in order of arrival."""
-        query = sql.select(_events.c.event_id, _events.c.content).where(_events.c.user_id == user).order_by("number")
-        with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [Event(event_id, user, *(_turns(side) for side in json.loads(content))) for event_id, content in rows]
+    def __init__(self, engine: sql.Engine) -> None:
+        """A database whose tables exist (`lore.serve.database.open_store`)."""
+        self._engine = engine
+        self._secret = self.noted("secret", secrets.token_hex(32)).encode()
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the database."""
         self._engine.dispose()
 
+    def ping(self) -> None:
+        """Ask the database for something; raises what it raises."""
+        with self._engine.connect() as connection:
+            connection.execute(sql.select(sql.literal(1)))
 
-def _turns(side: list[list[str]]) -> Turns:
-    return tuple((role, content) for role, content in side)
+    @staticmethod
+    def _note(connection: sql.Connection, name: str, value: str) -> str:
+        """A note as it is known, or as it is now written down."""
+        query = sql.select(_notes.c.value).where(_notes.c.name == name)
+        known = connection.execute(query).scalar()
+        if known is None:
+            connection.execute(_notes.insert().values(name=name, value=value))
+        return value if known is None else known
+
+    def noted(self, name: str, value: str) -> str:
+        """The value that was first given to this name."""
+        try:
+            with self._engine.begin() as connection:
+                return self._note(connection, name, value)
+        except IntegrityError:  # another process gave it one just now
+            with self._engine.begin() as connection:
+                return self._note(connection, name, value)
+
+    def note(self, name: str, value: str) -> None:
+        """Give this name another value."""
+        with self._engine.begin() as connection:
+            connection.execute(_notes.update().where(_notes.c.name == name).values(value=value))
+
+    # --- choices --------------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[Batch], vectors: dict[bytes, bytes] | None = None) -> list[Outcome]:
+        """Commit batches in one transaction, each whole or not at all; events that are known already are not added.
+
+        Args:
+            batches: in order of arrival.
+            vectors: of their conversations, by key.
+        """
+        try:
+            return self._append(batches, vectors or {})
+        except IntegrityError:  # another process was quicker with one of these: now it is known
+            return self._append(batches, vectors or {})
+
+    def _append(self, batches: Sequence[Batch], vectors: dict[bytes, bytes]) -> list[Outcome]:
+        with self._engine.begin() as connection:
+            known = self._known(connection, batches)
+            gone = self._gone(connection, batches)
+            outcomes: list[Outcome | None] = []
+            fresh: list[dict[str, Any]] = []
+            for batch in batches:
+                refused = _refused(batch, known, gone)
+                outcomes.append(refused)
+                if refused is None:
+                    fresh += _added(batch, known)
+            if fresh:
+                connection.execute(_events.insert(), fresh)
+                self._keep(connection, vectors)
+            numbers = self._numbers(connection, batches)
+        added = {(row["tenant"], row["event_id"]) for row in fresh}
+        return [
+            Accepted(
+                version=max(numbers[batch.tenant, event.event_id] for event in batch.events),
+                added=len({(batch.tenant, event.event_id) for event in batch.events} & added),
+            )
+            if outcome is None
+            else outcome
+            for batch, outcome in zip(batches, outcomes, strict=True)
+        ]
+
+    def _known(self, connection: sql.Connection, batches: Sequence[Batch]) -> dict[tuple[str, str], tuple[str, str]]:
+        """User and content of the events of these ids that are there."""
+        columns = (_events.c.tenant, _events.c.event_id, _events.c.user_id, _events.c.content)
+        rows = self._by_id(connection, batches, columns)
+        return {(tenant, event_id): (user, content) for tenant, event_id, user, content in rows}
+
+    def _numbers(self, connection: sql.Connection, batches: Sequence[Batch]) -> dict[tuple[str, str], int]:
+        rows = self._by_id(connection, batches, (_events.c.tenant, _events.c.event_id, _events.c.number))
+        return {(tenant, event_id): number for tenant, event_id, number in rows}
+
+    @staticmethod
+    def _by_id(connection: sql.Connection, batches: Sequence[Batch], columns: Sequence[Any]) -> list[Any]:
+        ids: dict[str, list[str]] = {}
+        for batch in batches:
+            ids.setdefault(batch.tenant, []).extend(event.event_id for event in batch.events)
+        rows: list[Any] = []
+        for tenant, wanted in ids.items():
+            for some in _slices(wanted):
+                query = sql.select(*columns).where(_events.c.tenant == tenant, _events.c.event_id.in_(some))
+                rows += connection.execute(query).all()
+        return rows
+
+    def _gone(self, connection: sql.Connection, batches: Sequence[Batch]) -> set[tuple[str, str]]:
+        """People of these batches who were erased."""
+        people = {(batch.tenant, event.user) for batch in batches for event in batch.events}
+        keys = {self._user_key(*person): person for person in people}
+        found: set[tuple[str, str]] = set()
+        for some in _slices(list(keys)):
+            query = sql.select(_erased.c.user_key).where(_erased.c.user_key.in_(some))
+            found |= {keys[key] for key in connection.execute(query).scalars()}
+        return found
+
+    def events(self, tenant: str, user: str, after: int = 0) -> tuple[list[Event], int]:
+        """A person's events in order of arrival, those after a number only, and the number of the last one."""
+        query = (
+            sql.select(_events.c.number, _events.c.event_id, _events.c.content)
+            .where(_events.c.tenant == tenant, _events.c.user_id == user, _events.c.number > after)
+            .order_by(_events.c.number)
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [Event.stored(row.event_id, user, row.content) for row in rows], rows[-1].number if rows else after
+
+    def version(self, tenant: str, user: str) -> int:
+        """The number of a person's last event; 0 without any."""
+        query = sql.select(sql.func.max(_events.c.number)).where(_events.c.tenant == tenant, _events.c.user_id == user)
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    # --- vectors --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _keep(connection: sql.Connection, vectors: dict[bytes, bytes]) -> None:
+        keys = list(vectors)
+        known: set[bytes] = set()
+        for some in _slices(keys):
+            known |= set(connection.execute(sql.select(_vectors.c.key).where(_vectors.c.key.in_(some))).scalars())
+        rows = [{"key": key, "vector": vectors[key]} for key in keys if key not in known]
+        if rows:
+            connection.execute(_vectors.insert(), rows)
+
+    def vectors(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Those of these vectors that are kept."""
+        found: dict[bytes, bytes] = {}
+        with self._engine.connect() as connection:
+            for some in _slices(list(keys)):
+                query = sql.select(_vectors.c.key, _vectors.c.vector).where(_vectors.c.key.in_(some))
+                found |= {row.key: row.vector for row in connection.execute(query)}
+        return found
+
+    # --- erasure --------------------------------------------------------------------------------------------------
+
+    def _user_key(self, tenant: str, user: str) -> str:
+        """What tells that somebody was erased, and to nobody without the secret who it was."""
+        return hmac.new(self._secret, json.dumps([tenant, user]).encode(), sha256).hexdigest()
+
+    def erase(self, tenant: str, user: str) -> Receipt:
+        """Remove a person's events, and vectors that only they need; no later event of theirs is accepted.
+
+        Erasing again gives the first receipt's number, and removes nothing.
+        """
+        key = self._user_key(tenant, user)
+        own = sql.and_(_events.c.tenant == tenant, _events.c.user_id == user)
+        with self._engine.begin() as connection:
+            sides = connection.execute(sql.select(_events.c.chosen_key, _events.c.rejected_key).where(own)).all()
+            removed = connection.execute(_events.delete().where(own)).rowcount
+            vectors = 0
+            for some in _slices(list({side for pair in sides for side in pair})):
+                needed = sql.exists().where(
+                    sql.or_(_events.c.chosen_key == _vectors.c.key, _events.c.rejected_key == _vectors.c.key)
+                )
+                unneeded = _vectors.delete().where(_vectors.c.key.in_(some), ~needed)
+                vectors += connection.execute(unneeded).rowcount
+            known = connection.execute(sql.select(_erased.c.receipt).where(_erased.c.user_key == key)).scalar()
+            receipt = known or secrets.token_hex(8)
+            if known is None:
+                connection.execute(_erased.insert().values(user_key=key, receipt=receipt, at=time.time()))
+        return Receipt(receipt, removed, vectors)
+
+    def is_erased(self, tenant: str, user: str) -> bool:
+        """Whether a person was erased."""
+        query = sql.select(_erased.c.user_key).where(_erased.c.user_key == self._user_key(tenant, user))
+        with self._engine.connect() as connection:
+            return connection.execute(query).first() is not None
+
+    def vacuum(self) -> None:
+        """Give back, and overwrite, the room of what was deleted (SQLite; PostgreSQL does so by itself, later)."""
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def create_token(self, tenant: str, scopes: Iterable[str], expires: float | None = None) -> str:
+        """A new token, as its holder must give it: it is stored hashed and cannot be shown again."""
+        token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        row = {
+            "token_id": token_id,
+            "tenant": tenant,
+            "scopes": ",".join(sorted(scopes)),
+            "digest": _digest(secret),
+            "expires": expires,
+        }
+        with self._engine.begin() as connection:
+            connection.execute(_tokens.insert().values(row))
+        return f"lore_{token_id}_{secret}"
+
+    def tokens(self) -> list[Token]:
+        """All tokens that are there, without their secrets."""
+        with self._engine.connect() as connection:
+            return [_token(row) for row in connection.execute(sql.select(_tokens).order_by(_tokens.c.token_id))]
+
+    def token(self, given: str) -> Token | None:
+        """The token that somebody gave, if it is one and has not expired."""
+        parts = given.split("_", 2)
+        if len(parts) != 3 or parts[0] != "lore":
+            return None
+        with self._engine.connect() as connection:
+            row = connection.execute(sql.select(_tokens).where(_tokens.c.token_id == parts[1])).first()
+        # An unknown id takes as long as a wrong secret.
+        if not hmac.compare_digest(_digest(parts[2]), row.digest if row is not None else bytes(32)) or row is None:
+            return None
+        return None if row.expires is not None and row.expires < time.time() else _token(row)
+
+    def expire_token(self, token_id: str, at: float) -> Token | None:
+        """Let a token end at a time, in seconds since 1970; None if there is none of this id."""
+        with self._engine.begin() as connection:
+            connection.execute(_tokens.update().where(_tokens.c.token_id == token_id).values(expires=at))
+            row = connection.execute(sql.select(_tokens).where(_tokens.c.token_id == token_id)).first()
+        return None if row is None else _token(row)
 
 
-def _durable(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+def _refused(
+    batch: Batch, known: dict[tuple[str, str], tuple[str, str]], gone: set[tuple[str, str]]
+) -> Conflict | Gone | None:
+    """Why nothing of a batch can be added, if so."""
+    within: dict[str, tuple[str, str]] = {}
+    for event in batch.events:
+        if (batch.tenant, event.user) in gone:
+            return Gone(event.user)
+        said = (event.user, event.content())
+        before = known.get((batch.tenant, event.event_id), within.setdefault(event.event_id, said))
+        if before != said:
+            return Conflict(event.event_id)
+    return None
+
+
+def _added(batch: Batch, known: dict[tuple[str, str], tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rows of the events of a batch that are not known, which now are."""
+    rows = []
+    for event in batch.events:
+        if (batch.tenant, event.event_id) in known:
+            continue
+        content = event.content()
+        known[batch.tenant, event.event_id] = (event.user, content)
+        chosen, rejected = event.keys
+        rows.append(
+            {
+                "tenant": batch.tenant,
+                "event_id": event.event_id,
+                "user_id": event.user,
+                "chosen_key": chosen,
+                "rejected_key": rejected,
+                "content": content,
+                "received": time.time(),
+            }
+        )
+    return rows
+
+
+def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[start : start + _MANY] for start in range(0, len(values), _MANY))
+
+
+def _digest(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()
+
+
+def _token(row: Any) -> Token:
+    return Token(row.token_id, row.tenant, frozenset(row.scopes.split(",")), row.expires)

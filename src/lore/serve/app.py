@@ -1,101 +1,158 @@
-"""The HTTP application. Binds to this machine only: it asks for no token."""
+"""The HTTP application: a run in service behind its gate, and what each refusal is called."""
 
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from lore.errors import LoreError, MissingExtra
-from lore.rewards import PersonalRewards, as_turns
-from lore.serve.service import Service
-from lore.users import Event, UserStore
+import torch
+
+from lore.embedding import load_encoder
+from lore.errors import ConfigError, LoreError, MissingExtra
+from lore.run import Run
 
 try:
+    import sqlalchemy.exc
+    import uvicorn
     from fastapi import FastAPI, Request
-    from fastapi.responses import HTMLResponse, JSONResponse
-    from pydantic import BaseModel, Field
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
 except ImportError:  # pragma: no cover - the extra is installed wherever the tests run
     raise MissingExtra("fastapi", "serve") from None
 
+from lore.serve import routes
+from lore.serve.access import Access
+from lore.serve.database import Database
+from lore.serve.limits import Buckets, Gate, Limits
+from lore.serve.metrics import Metrics
+from lore.serve.schemas import Problem
+from lore.serve.service import ConflictError, GoneError, NotYetError, Service
+from lore.serve.vectors import EncoderDownError
+
 HOST = "127.0.0.1"
+_LOG = logging.getLogger("lore.serve")
+_STATUS: dict[type[LoreError], int] = {ConflictError: 409, GoneError: 410, NotYetError: 409, EncoderDownError: 503}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": meaning}
+    for status, meaning in {
+        400: "not JSON",
+        401: "no token, or none that is known",
+        403: "the token lacks a scope",
+        409: "an `event_id` was used for another choice, or the version is not known here yet",
+        410: "the person was erased",
+        413: "longer than this server takes",
+        422: "not what this route takes",
+        429: "too many requests of this token",
+        503: "the encoder, the database or the server is at its end; try again",
+    }.items()
+}
 
 
-class RerankRequest(BaseModel):
-    """Candidates to order for a person."""
+class Application:
+    """A run in service, and what was opened for it."""
 
-    user: str | None = None
-    prompt: str | list[dict[str, str]] = ""
-    candidates: list[str | list[dict[str, str]]] = Field(min_length=1, max_length=1000)
+    def __init__(self, run: str | Path, database: str | None = None, limits: Limits | None = None) -> None:
+        """Open the database, load the run and its encoder.
+
+        Args:
+            run: the RUN folder.
+            database: of people's choices: a SQLite file, `feedback.sqlite` in the run by default, or a URL.
+            limits: of what is taken.
+
+        Raises:
+            LoreError: the run or the database cannot be used.
+        """
+        found = Run.load(run)
+        encoder = load_encoder(found.encoder, found.options)
+        self._database = Database(database or str(Path(run) / "feedback.sqlite"))
+        try:
+            self.service = Service(found, encoder, self._database.store)
+        except LoreError:
+            self._database.close()
+            raise
+        self.limits, self.metrics = limits or Limits(), Metrics()
+        self.needs_token = bool(self._database.store.tokens())
+        buckets = Buckets(self.limits.rate, self.limits.burst)
+        self.access = Access(self._database.store, buckets, needs_token=self.needs_token)
+
+    def close(self) -> None:
+        """Finish what was accepted, and release everything."""
+        self.service.close()
+        self._database.close()
+
+    def routed(self) -> FastAPI:
+        """The routes, without the gate."""
+
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            yield
+            self.close()
+
+        app = FastAPI(
+            title="LoRe",
+            summary="Personal rewards: orders responses for one person and learns from what they choose.",
+            lifespan=lifespan,
+            openapi_url=None,
+            responses=_REFUSALS,
+        )
+        for router in (routes.operating, routes.ranking, routes.people):
+            app.include_router(router(self.service, self.access, self.metrics))
+        _name_refusals(app)
+        return app
+
+    def gated(self) -> Gate:
+        """The ASGI application."""
+        return Gate(self.routed(), self.limits, self.metrics)
 
 
-class Choice(BaseModel):
-    """One choice; the same `event_id` sent again is not counted again."""
-
-    prompt: str | list[dict[str, str]] = ""
-    chosen: str | list[dict[str, str]]
-    rejected: str | list[dict[str, str]]
-    event_id: str = Field(default_factory=lambda: uuid4().hex, min_length=1, max_length=200)
+def create_app(run: str | Path, database: str | Path | None = None, limits: Limits | None = None) -> Gate:
+    """The ASGI application for a RUN folder; arguments as for `Application`."""
+    return Application(run, None if database is None else str(database), limits).gated()
 
 
-class Feedback(BaseModel):
-    """Choices of one person."""
-
-    comparisons: list[Choice] = Field(min_length=1, max_length=1000)
-
-
-def create_app(run: str | Path, database: str | Path | None = None) -> FastAPI:
-    """The application for a RUN folder.
-
-    Args:
-        run: the RUN folder.
-        database: the SQLite file of people's choices; `feedback.sqlite` in the run by default.
-    """
-    service = Service(PersonalRewards.load(run), UserStore(database or Path(run) / "feedback.sqlite"))
-    app = FastAPI(title="LoRe", summary="Personal rewards: reranks responses for one person and learns from choices.")
+def _name_refusals(app: FastAPI) -> None:
+    """What each error is answered with; texts and ids stay out of the log."""
 
     @app.exception_handler(LoreError)
     def refuse(_: Request, error: LoreError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=422)
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 422)
+        return _problem(status, str(error))
 
-    @app.get("/livez")
-    def live() -> dict[str, str]:
-        """Whether the server answers."""
-        return {"status": "ok"}
+    @app.exception_handler(RequestValidationError)
+    def unfit(_: Request, error: RequestValidationError) -> JSONResponse:
+        # What was sent is not sent back: it may be long, secret, or no text that JSON can hold.
+        found = [{"where": [_sayable(part) for part in one["loc"]], "why": one["msg"]} for one in error.errors()]
+        return JSONResponse({"detail": found}, 422)
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-
-    @app.post("/v1/rerank")
-    def rerank(request: RerankRequest) -> dict[str, Any]:
-        """Order candidates for a person."""
-        return service.rerank(request.user, request.prompt, request.candidates).to_json()
-
-    @app.post("/v1/users/{user}/feedback")
-    def feedback(user: str, request: Feedback) -> dict[str, Any]:
-        """Learn from choices; answered when they are on disk."""
-        added = service.feedback([_event(user, choice) for choice in request.comparisons])
-        return {"user": user, "added": added, "weights_version": service.weights(user)[2]}
-
-    @app.get("/v1/users/{user}")
-    def describe(user: str) -> dict[str, Any]:
-        """What is known of a person."""
-        weights, comparisons, version = service.weights(user)
-        known = {"personalized": comparisons > 0, "comparisons": comparisons, "weights_version": version}
-        return {"user": user, **known, "weights": weights.tolist()}
-
-    return app
+    @app.exception_handler(sqlalchemy.exc.SQLAlchemyError)
+    def unavailable(_: Request, error: sqlalchemy.exc.SQLAlchemyError) -> JSONResponse:
+        _LOG.error("database: %s", type(error).__name__)
+        return _problem(503, "the database cannot be reached or written; nothing was acknowledged, try again")
 
 
-def _event(user: str, choice: Choice) -> Event:
-    prompt = as_turns("prompt", choice.prompt, "user") if choice.prompt else ()
-    chosen, rejected = (
-        as_turns(name, side, "assistant") for name, side in (("chosen", choice.chosen), ("rejected", choice.rejected))
-    )
-    return Event(choice.event_id, user, prompt, chosen, rejected)
+def _sayable(part: Any) -> Any:
+    return part.encode("ascii", "backslashreplace").decode() if isinstance(part, str) else part
 
 
-def serve(run: str | Path, port: int) -> None:
-    """Serve a RUN folder on this machine until it is interrupted."""
-    import uvicorn
+def _problem(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, {"Retry-After": "1"} if status == 503 else None)
 
-    uvicorn.run(create_app(run), host=HOST, port=port, log_level="warning")
+
+def serve(
+    run: str | Path, port: int, host: str = HOST, database: str | None = None, limits: Limits | None = None
+) -> None:
+    """Serve a RUN folder until it is interrupted.
+
+    Raises:
+        ConfigError: the host is not this machine, and there are no tokens.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    own = Application(run, database, limits)
+    if host != HOST and not own.needs_token:
+        own.close()
+        raise ConfigError(
+            f"`host` {host} is open to others, and there are no tokens; make one with `lore token RUN --create TENANT`"
+        )
+    torch.set_num_threads(1)  # requests run side by side; threads of their own would only wait for each other
+    uvicorn.run(own.gated(), host=host, port=port, log_level="warning", access_log=False)

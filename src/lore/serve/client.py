@@ -1,7 +1,8 @@
-"""A client of the server in one file."""
+"""A typed client of the server in one file."""
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from lore.errors import LoreError, MissingExtra
 
@@ -10,28 +11,96 @@ try:
 except ImportError:  # pragma: no cover - the extra is installed wherever the tests run
     raise MissingExtra("httpx", "serve") from None
 
+Said = str | Sequence[dict[str, str]]  # a text, or chat turns
+
+
+class ServerError(LoreError):
+    """The server refused.
+
+    Attributes:
+        status: of the answer.
+        detail: what it said.
+    """
+
+    def __init__(self, status: int, detail: Any) -> None:
+        super().__init__(f"the server answered {status}: {detail}")
+        self.status, self.detail = status, detail
+
 
 class Client:
-    """Talks to a server of personal rewards."""
+    """Talks to a server of personal rewards; a context manager that closes its connections."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", http: httpx.Client | None = None) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", token: str | None = None, http: httpx.Client | None = None
+    ) -> None:
+        """Connect to a server.
+
+        Args:
+            url: of the server.
+            token: where it asks for one.
+            http: a client to use instead of one of our own.
+        """
         self._http = http or httpx.Client(base_url=url)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
-    def rerank(self, user: str | None, prompt: Any, candidates: Sequence[Any]) -> dict[str, Any]:
-        """Order candidates for a person."""
-        return self._ask("POST", "/v1/rerank", {"user": user, "prompt": prompt, "candidates": list(candidates)})
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rerank(
+        self, user: str | None, query: Said, documents: Sequence[Said], *, min_version: int = 0
+    ) -> dict[str, Any]:
+        """Order responses for a person; for the population where `user` is None."""
+        body = {"user": user, "query": query, "documents": list(documents), "min_version": min_version}
+        return self._ask("POST", "/v1/rerank", body)
+
+    def score(self, user: str | None, prompt: Said, responses: Sequence[Said]) -> list[float]:
+        """Rewards of responses to one prompt."""
+        rewards: list[float] = self._ask(
+            "POST", "/v1/score", {"user": user, "prompt": prompt, "responses": list(responses)}
+        )["rewards"]
+        return rewards
 
     def feedback(self, user: str, comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Send choices of a person; each has `chosen`, `rejected`, and optionally `prompt` and `event_id`."""
-        return self._ask("POST", f"/v1/users/{user}/feedback", {"comparisons": list(comparisons)})
+        return self._ask("POST", f"{_path(user)}/feedback", {"comparisons": list(comparisons)})
 
     def user(self, user: str) -> dict[str, Any]:
         """What is known of a person."""
-        return self._ask("GET", f"/v1/users/{user}", None)
+        return self._ask("GET", _path(user))
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        response = self._http.request(method, path, json=body)
+    def next(self, user: str, prompt: Said = "", candidates: Sequence[Said] | None = None) -> dict[str, Any]:
+        """What to ask a person next, among some responses or those of the run."""
+        if candidates is None:
+            return self._ask("GET", f"{_path(user)}/next")
+        return self._ask("POST", f"{_path(user)}/next", {"prompt": prompt, "candidates": list(candidates)})
+
+    def export(self, user: str) -> list[dict[str, Any]]:
+        """All that is kept of a person."""
+        rows: list[dict[str, Any]] = self._ask("GET", f"{_path(user)}/export")["comparisons"]
+        return rows
+
+    def erase(self, user: str) -> dict[str, Any]:
+        """Remove all that is kept of a person, for good; the receipt."""
+        return self._ask("DELETE", _path(user))
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        response = self._http.request(method, path, json=body, headers=self._headers)
         if response.is_error:
-            raise LoreError(f"the server answered {response.status_code}: {response.text}")
+            try:
+                detail = response.json()["detail"]
+            except (ValueError, KeyError, TypeError):
+                detail = response.text
+            raise ServerError(response.status_code, detail)
         answer: dict[str, Any] = response.json()
         return answer
+
+
+def _path(user: str) -> str:
+    return f"/v1/users/{quote(user, safe='')}"

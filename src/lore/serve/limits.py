@@ -1,0 +1,168 @@
+"""Limits that are checked before a request is read: bytes, nesting, requests at once, requests a second."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from lore.errors import ConfigError
+from lore.serve.metrics import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_LOG = logging.getLogger("lore.serve")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes.
+
+    Attributes:
+        body: bytes of a request.
+        depth: nesting of its JSON.
+        at_once: requests that are worked on; more are turned away at once.
+        rate: requests a second of one token, in the long run; 0 for no limit.
+        burst: how many of them may come at once.
+    """
+
+    body: int = 8 * 2**20
+    depth: int = 32
+    at_once: int = 64
+    rate: float = 0.0
+    burst: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("body", "depth", "at_once", "burst"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be 1 or more, got {getattr(self, name)}")
+        if self.rate < 0:
+            raise ConfigError(f"`rate` must be 0 (no limit) or more, got {self.rate}")
+
+
+class Buckets:
+    """Token buckets: how many requests each holder may still send now."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, burst
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = Lock()
+
+    def wait(self, holder: str) -> float:
+        """Take one; 0, or the seconds to wait before there is another."""
+        if self._rate == 0:
+            return 0.0
+        now = time.monotonic()
+        with self._lock:
+            left, at = self._left.get(holder, (float(self._burst), now))
+            left = min(left + (now - at) * self._rate, float(self._burst))
+            if left < 1:
+                self._left[holder] = (left, now)
+                return (1 - left) / self._rate
+            self._left[holder] = (left - 1, now)
+            return 0.0
+
+
+class Gate:
+    """Around the application: turns away what is too much, counts and logs the rest, names no person and no text."""
+
+    def __init__(self, app: Application, limits: Limits, metrics: Metrics) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._at_work = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, request_id = time.perf_counter(), uuid.uuid4().hex[:16]
+        status = 500
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self._at_work += 1
+        try:
+            await self._handled(scope, receive, answered)
+        finally:
+            self._at_work -= 1
+            route = getattr(scope.get("route"), "path", "unknown")
+            seconds = time.perf_counter() - begin
+            self._metrics.request(scope["method"], route, status, seconds)
+            line = {
+                "request": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "milliseconds": round(1e3 * seconds, 2),
+            }
+            _LOG.info(json.dumps(line))
+
+    async def _handled(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self._at_work > self._limits.at_once and scope["path"] != "/livez":
+            await _refused(send, 503, "too many requests at once; try again in a second", retry=1)
+            return
+        if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+            await self._app(scope, receive, send)
+            return
+        body = await _read(receive, self._limits.body)
+        if body is None:
+            await _refused(send, 413, f"the request is longer than {self._limits.body:,} bytes; send less at once")
+            return
+        if _depth(body) > self._limits.depth:
+            await _refused(send, 422, f"the JSON is nested deeper than {self._limits.depth}; send it flat")
+            return
+        given = False
+
+        async def replayed() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replayed, send)
+
+
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The body, or None if it is longer than `most` bytes."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _depth(body: bytes) -> int:
+    """How deep brackets are nested outside of strings."""
+    depth = deepest = 0
+    for byte in _NOT_BRACKETS.sub(b"", _STRING.sub(b"", body)):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+async def _refused(send: Send, status: int, detail: str, retry: int | None = None) -> None:
+    headers = [(b"content-type", b"application/json")]
+    if retry is not None:
+        headers.append((b"retry-after", str(retry).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": detail}).encode()})

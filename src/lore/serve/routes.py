@@ -1,0 +1,251 @@
+"""The routes, three groups of them: what keeps a server running, what ranks, and what is known of people."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import HTMLResponse
+
+from lore.ask import Question
+from lore.embedding.tokens import Conversation
+from lore.preferences import Turns, as_json, text_of
+from lore.serve.access import Access, Caller
+from lore.serve.erasure import erase_from_run
+from lore.serve.metrics import Metrics
+from lore.serve.schemas import (
+    Choice,
+    Document,
+    EraseAnswer,
+    ExportAnswer,
+    FeedbackAnswer,
+    FeedbackRequest,
+    Name,
+    QuestionAnswer,
+    QuestionRequest,
+    RerankAnswer,
+    RerankRequest,
+    RerankResult,
+    RewardAnswer,
+    RewardRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    UserAnswer,
+    relevance,
+    turns_of,
+)
+from lore.serve.service import Scored, Service
+from lore.serve.tastes import likes
+from lore.users import Event
+
+User = Annotated[Name, PathParameter(description="the person's id")]
+
+
+def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
+    """Is it alive, is it ready, what has it counted, what can it do; and its page."""
+    router = APIRouter(tags=["operations"])
+    reader, admin = Depends(access.allowed("read")), Depends(access.allowed("admin"))
+
+    @router.get("/livez")
+    def live() -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", dependencies=[reader])
+    def ready() -> dict[str, str]:
+        """Whether it can do its work: the database answers."""
+        service.store.ping()
+        return {"status": "ready", "model_version": service.model_version}
+
+    @router.get(
+        "/metrics", dependencies=[admin], response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
+    def counted() -> Response:
+        """Counters, for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @router.get("/openapi.json", dependencies=[reader], include_in_schema=False)
+    def described(request: Request) -> Any:
+        return request.app.openapi()
+
+    @router.get("/", dependencies=[reader], response_class=HTMLResponse, include_in_schema=False)
+    def page() -> str:
+        return (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+
+    return router
+
+
+def ranking(service: Service, access: Access, metrics: Metrics) -> APIRouter:
+    """Rewards and orders of responses."""
+    router = APIRouter(tags=["rewards"])
+    reader = Depends(access.allowed("read"))
+
+    def scored(caller: Caller, user: str | None, said: Sequence[Conversation], min_version: int = 0) -> Scored:
+        found = service.rerank(caller.tenant, user, said, min_version)
+        metrics.reranked.labels(str(found.ranked.personalized).lower()).inc()
+        return found
+
+    @router.post("/v1/rerank")
+    @router.post("/v2/rerank")
+    def rerank(request: RerankRequest, caller: Caller = reader) -> RerankAnswer:
+        """Order responses for a person, or without one for the population."""
+        prompt = turns_of(request.query, "user")
+        said = [(prompt, turns_of(document, "assistant")) for document in request.documents]
+        found = scored(caller, request.user, said, request.min_version)
+        return _reranked(request, found, service.model_version)
+
+    @router.post("/v1/score")
+    def score(request: ScoreRequest, caller: Caller = reader) -> ScoreAnswer:
+        """Rewards of responses to one prompt."""
+        prompt = turns_of(request.prompt, "user")
+        said = [(prompt, turns_of(response, "assistant")) for response in request.responses]
+        found = scored(caller, request.user, said, request.min_version)
+        return ScoreAnswer(
+            rewards=found.ranked.rewards,
+            truncated=found.truncated,
+            user=request.user,
+            personalized=found.ranked.personalized,
+            weights_version=found.version,
+            model_version=service.model_version,
+        )
+
+    @router.post("/get_reward")
+    def get_reward(request: RewardRequest, caller: Caller = reader) -> RewardAnswer:
+        """OpenRLHF's remote reward model: a label that is a text is the user's id."""
+        rewards = []
+        for at, text in enumerate(request.query):
+            prompt = request.prompts[at] if at < len(request.prompts) else ""
+            label = request.labels[at] if at < len(request.labels) else None
+            response = text[len(prompt) :] if prompt and text.startswith(prompt) else text
+            said = (turns_of(prompt, "user"), turns_of(response, "assistant"))
+            user = label if isinstance(label, str) and label else None
+            rewards.append(scored(caller, user, [said]).ranked.rewards[0])
+        return RewardAnswer(rewards=rewards)
+
+    return router
+
+
+def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
+    """What people choose, what is known of them, what to ask them, and how they are forgotten."""
+    router = APIRouter(prefix="/v1/users/{user}", tags=["people"])
+    reader, eraser = Depends(access.allowed("read")), Depends(access.allowed("erase"))
+    teller = Depends(access.allowed("feedback"))
+
+    @router.post("/feedback")
+    def feedback(
+        user: User,
+        request: FeedbackRequest,
+        idempotency_key: Annotated[Name | None, Header()] = None,
+        caller: Caller = teller,
+    ) -> FeedbackAnswer:
+        """Learn from choices; answered when they are on disk. With an `Idempotency-Key` ids follow from it."""
+        events = [_event(user, choice, idempotency_key, at) for at, choice in enumerate(request.comparisons)]
+        version = service.feedback(caller.tenant, events)
+        metrics.events.inc(len(events))
+        return FeedbackAnswer(user=user, accepted=len(events), weights_version=version)
+
+    @router.get("")
+    def describe(user: User, caller: Caller = reader) -> UserAnswer:
+        """What is known of a person, and what they like in the run's own words."""
+        person = service.person(caller.tenant, user)
+        weights, covariance = service.weights(person), person.covariance
+        return UserAnswer(
+            user=user,
+            personalized=person.people is not None,
+            comparisons=person.events,
+            weights_version=person.version,
+            model_version=service.model_version,
+            family=service.run.basis.family,
+            weights=weights.tolist(),
+            standard_deviations=None if covariance is None else covariance.diagonal().sqrt().tolist(),
+            likes=likes(service, weights) if person.people is not None else [],
+        )
+
+    @router.delete("")
+    def erase(user: User, caller: Caller = eraser) -> EraseAnswer:
+        """Remove a person from the database and the run; nothing of theirs is accepted after."""
+        receipt = service.erase(caller.tenant, user)
+        in_run = erase_from_run(service, caller.tenant, user)
+        return EraseAnswer(receipt=receipt.receipt, events=receipt.events, vectors=receipt.vectors, run=in_run)
+
+    @router.get("/export")
+    def export(user: User, caller: Caller = reader) -> ExportAnswer:
+        """All that is kept of a person: rows that `lore train` reads."""
+        events, _ = service.store.events(caller.tenant, user)
+        return ExportAnswer(user=user, comparisons=[_exported(event) for event in events])
+
+    @router.get("/next")
+    def next_of_run(user: User, caller: Caller = reader) -> QuestionAnswer:
+        """What to ask a person next, among the run's own responses."""
+        return _question(*service.next_question(caller.tenant, user))
+
+    @router.post("/next")
+    def next_of(user: User, request: QuestionRequest, caller: Caller = reader) -> QuestionAnswer:
+        """What to ask a person next, among responses that are given."""
+        prompt = turns_of(request.prompt, "user")
+        pool = [(prompt, turns_of(candidate, "assistant")) for candidate in request.candidates]
+        return _question(*service.next_question(caller.tenant, user, pool))
+
+    return router
+
+
+def _reranked(request: RerankRequest, found: Scored, model_version: str) -> RerankAnswer:
+    ranked = found.ranked
+    scores = relevance(ranked.rewards)
+    results = []
+    for row in ranked.to_json()["results"][: request.top_n]:
+        at = row["index"]
+        document = {"text": _shown(request.documents[at])} if request.return_documents else None
+        results.append(
+            RerankResult(**row, relevance_score=scores[at], truncated=found.truncated[at], document=document)
+        )
+    return RerankAnswer(
+        id=str(uuid.uuid4()),
+        results=results,
+        user=request.user,
+        personalized=ranked.personalized,
+        weights_version=found.version,
+        model_version=model_version,
+        meta={"api_version": {"version": "2"}},
+    )
+
+
+def _shown(document: Any) -> str:
+    if isinstance(document, Document):
+        return document.text
+    return document if isinstance(document, str) else text_of(turns_of(document, "assistant"))
+
+
+def _event(user: str, choice: Choice, key: str | None, at: int) -> Event:
+    prompt: Turns = turns_of(choice.prompt, "user")
+    chosen, rejected = ((prompt, turns_of(side, "assistant")) for side in (choice.chosen, choice.rejected))
+    event_id = choice.event_id if key is None or "event_id" in choice.model_fields_set else f"{key}:{at}"
+    return Event(event_id, user, chosen, rejected, choice.weight, choice.label)
+
+
+def _exported(event: Event) -> dict[str, Any]:
+    (prompt, chosen), (other, rejected) = event.chosen, event.rejected
+    row = {
+        "user_id": event.user,
+        "comparison_id": event.event_id,
+        "prompt": as_json(prompt),
+        "chosen": as_json(chosen),
+        "rejected": as_json(rejected),
+        "weight": event.weight,
+        "label": event.label,
+    }
+    # Items that were rated may answer different prompts: then nothing is left out, though no file format holds both.
+    return row if other == prompt else {**row, "rejected_prompt": as_json(other)}
+
+
+def _question(question: Question, sides: Sequence[Conversation]) -> QuestionAnswer:
+    first, second = sides
+    return QuestionAnswer(
+        prompts=[text_of(first[0]), text_of(second[0])],
+        responses=[text_of(first[1]), text_of(second[1])],
+        information=question.information,
+        gain=question.gain,
+        stop=question.stop,
+    )

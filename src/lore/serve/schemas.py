@@ -1,0 +1,230 @@
+"""What requests and answers hold, and what of it is refused before anything is done."""
+
+import math
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from lore.preferences import ROLES, Turns
+
+_MOST_CHARACTERS = 1_000_000  # of a text
+_MOST_DOCUMENTS = 1_000
+_MOST_TURNS = 1_000
+
+
+def _storable(text: str) -> str:
+    """A text that can be stored and sent again."""
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise ValueError("must not hold half of a surrogate pair")
+    return text
+
+
+def _role(role: str) -> str:
+    if role not in ROLES:
+        raise ValueError(f"must be one of {', '.join(sorted(ROLES))}")
+    return role
+
+
+Text = Annotated[str, Field(max_length=_MOST_CHARACTERS), AfterValidator(_storable)]
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+
+
+Two = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class Strict(BaseModel):
+    """Nothing that nobody reads is taken."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Turn(Strict):
+    """One turn of a chat."""
+
+    role: Annotated[str, AfterValidator(_role)]
+    content: Text
+
+
+Said = Text | Annotated[list[Turn], Field(min_length=1, max_length=_MOST_TURNS)]
+
+
+class Document(BaseModel):
+    """A response, as Cohere and Jina wrap it."""
+
+    text: Text
+
+
+def turns_of(said: Any, role: str) -> Turns:
+    """A text as one turn of `role`, or chat turns; an empty text is none."""
+    if isinstance(said, Document):
+        said = said.text
+    if isinstance(said, str):
+        return ((role, said),) if said else ()
+    return tuple((turn.role, turn.content) for turn in said)
+
+
+class RerankRequest(BaseModel):
+    """Candidates to order, in the shape of Cohere's and Jina's rerank endpoints, with the person whom it is for."""
+
+    query: Said = Field(default="", description="prompt, a text or chat turns")
+    documents: list[Said | Document] = Field(min_length=1, max_length=_MOST_DOCUMENTS, description="responses to it")
+    user: Name | None = Field(default=None, description="whose order is asked for; the population's by default")
+    top_n: Annotated[int, Field(ge=1)] | None = Field(default=None, description="how many are returned; all by default")
+    return_documents: bool = Field(default=False, description="whether documents are returned")
+    min_version: Annotated[int, Field(ge=0)] = Field(default=0, description="weights at least as new as this")
+    model: str | None = Field(default=None, description="taken for other services' clients, and not read")
+
+
+class RerankResult(BaseModel):
+    """One candidate; `relevance_score` is `sigmoid(reward - mean reward of the candidates)`."""
+
+    index: int
+    relevance_score: float
+    reward: float
+    truncated: bool
+    low: float | None = None
+    high: float | None = None
+    probability_best: float | None = None
+    document: dict[str, str] | None = None
+
+
+class RerankAnswer(BaseModel):
+    """Candidates in order, best first."""
+
+    id: str
+    results: list[RerankResult]
+    user: str | None
+    personalized: bool
+    weights_version: int
+    model_version: str
+    meta: dict[str, Any]
+
+
+class ScoreRequest(Strict):
+    """Responses to one prompt, to be scored for a person."""
+
+    prompt: Said = ""
+    responses: list[Said] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
+    user: Name | None = None
+    min_version: Annotated[int, Field(ge=0)] = 0
+
+
+class ScoreAnswer(BaseModel):
+    """A reward for each response, in order; comparable between responses to one prompt for one person only."""
+
+    rewards: list[float]
+    truncated: list[bool]
+    user: str | None
+    personalized: bool
+    weights_version: int
+    model_version: str
+
+
+class Choice(Strict):
+    """One choice; the same `event_id` sent again is answered the same and not counted again."""
+
+    prompt: Said = ""
+    chosen: Said
+    rejected: Said
+    event_id: Name = Field(default_factory=lambda: uuid4().hex)
+    weight: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
+    label: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+
+
+class FeedbackRequest(Strict):
+    """Choices of one person, which are committed together or not at all."""
+
+    comparisons: list[Choice] = Field(min_length=1, max_length=1_000)
+
+
+class FeedbackAnswer(BaseModel):
+    """The choices are on disk; weights of this version have learned from them."""
+
+    user: str
+    accepted: int
+    weights_version: int
+
+
+class UserAnswer(BaseModel):
+    """What is known of a person."""
+
+    user: str
+    personalized: bool
+    comparisons: int
+    weights_version: int
+    model_version: str
+    family: Literal["simplex", "gaussian"]
+    weights: list[float]
+    standard_deviations: list[float] | None
+    likes: list["Liking"]
+
+
+class Liking(BaseModel):
+    """A direction in which a person differs from the population, and the run's responses furthest along it."""
+
+    direction: int
+    strength: float
+    more: list[str]
+    less: list[str]
+
+
+class ExportAnswer(BaseModel):
+    """All that is kept of a person, before it is erased."""
+
+    user: str
+    comparisons: list[dict[str, Any]]
+
+
+class EraseAnswer(BaseModel):
+    """What was removed; nothing of this person is accepted any more."""
+
+    receipt: str
+    events: int
+    vectors: int
+    run: bool
+
+
+class QuestionRequest(Strict):
+    """Responses to choose a question from."""
+
+    prompt: Said = ""
+    candidates: list[Said] = Field(min_length=2, max_length=200)
+
+
+class QuestionAnswer(BaseModel):
+    """The comparison that is expected to teach most."""
+
+    prompts: Two
+    responses: Two
+    information: float
+    gain: float
+    stop: bool
+
+
+class RewardRequest(BaseModel):
+    """OpenRLHF's: whole conversations as texts, and the prompts that they begin with."""
+
+    query: list[Text] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
+    prompts: list[Text] = Field(default_factory=list)
+    labels: list[Any] = Field(default_factory=list, description="user ids, where they are texts")
+
+
+class RewardAnswer(BaseModel):
+    """A reward for each text."""
+
+    rewards: list[float]
+
+
+class Problem(BaseModel):
+    """Why something was refused, and what to do."""
+
+    detail: Any
+
+
+def relevance(rewards: list[float]) -> list[float]:
+    """Rewards as numbers between 0 and 1 in the same order."""
+    mean = math.fsum(rewards) / len(rewards)
+    return [1 / (1 + math.exp(-max(min(reward - mean, 500.0), -500.0))) for reward in rewards]

@@ -1,0 +1,34 @@
+"""What a person's taste likes, in the run's own words."""
+
+from torch import Tensor
+
+from lore.preferences import text_of
+from lore.serve.schemas import Liking
+from lore.serve.service import Service
+
+_DIRECTIONS, _SHOWN, _EXCERPT = 3, 2, 200
+
+
+def likes(service: Service, weights: Tensor) -> list[Liking]:
+    """The directions in which a person's weights differ most from the population's, with examples at both ends."""
+    basis = service.run.basis
+    apart = (weights - basis.population)[: max(basis.rank, 1)]
+    found = []
+    for column in apart.abs().argsort(descending=True)[:_DIRECTIONS].tolist():
+        sign = 1.0 if float(apart[column]) >= 0 else -1.0
+        order = (sign * service.along(column)).argsort(descending=True)
+        ends = [_texts(service, rows) for rows in (order, order.flip(0))]
+        found.append(Liking(direction=column, strength=abs(float(apart[column])), more=ends[0], less=ends[1]))
+    return found
+
+
+def _texts(service: Service, rows: Tensor) -> list[str]:
+    """The first distinct responses, shortened."""
+    texts: list[str] = []
+    for row in rows.tolist():
+        text = text_of(service.preferences.conversation(row)[1]).strip()[:_EXCERPT]
+        if text and text not in texts:
+            texts.append(text)
+        if len(texts) == _SHOWN:
+            break
+    return texts
