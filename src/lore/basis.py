@@ -1,13 +1,16 @@
 """`RewardBasis`: shared reward directions; scores responses for one person or many; saved without pickle."""
 
 import importlib.metadata
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.nn import functional
 
@@ -107,13 +110,9 @@ class RewardBasis:
         if embeddings.dim() != 2 or embeddings.shape[1] != self.dim:
             raise ShapeError(f"`embeddings` must be [responses, {self.dim}], got {tuple(embeddings.shape)}")
 
-    def save(self, folder: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and a model card `README.md` into a folder.
-
-        The card and the config come last and whole: a folder with a config is complete.
-        """
-        path = Path(folder)
-        config = {
+    def _config(self) -> dict[str, Any]:
+        """All but the tensors."""
+        return {
             "format": FORMAT,
             "family": self.family,
             "rank": self.rank,
@@ -125,9 +124,38 @@ class RewardBasis:
             "encoder": self.encoder,
             "provenance": {"lore": importlib.metadata.version("lore-reward"), **self.provenance},
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {"vectors": self.vectors, "center": self.center, "population": self.population}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    @classmethod
+    def _made(cls, where: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RewardBasis":
+        if config.get("format") != FORMAT:
+            raise RunError(f"{where}: model format {config.get('format')}, this version reads {FORMAT}; train it again")
+        try:
+            return cls(
+                vectors=tensors["vectors"],
+                center=tensors["center"],
+                population=tensors["population"],
+                family=config["family"],
+                rank=config["rank"],
+                temperature=config["temperature"],
+                weight_strength=config["weight_strength"],
+                encoder=config["encoder"],
+                provenance=config["provenance"],
+            )
+        except KeyError as error:
+            raise RunError(f"{where}: the model has no {error.args[0]!r}; restore it or train again") from None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json`, `model.safetensors` and a model card `README.md` into a folder.
+
+        The card and the config come last and whole: a folder with a config is complete.
+        """
+        path, config = Path(folder), self._config()
         with replacing(path / "model.safetensors") as beside:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+            save_file(self._tensors(), beside)
         write_text(path / "README.md", _card(config))
         write_json(path / "config.json", config)
 
@@ -148,22 +176,23 @@ class RewardBasis:
             raise RunError(
                 f"{path / 'model.safetensors'}: missing or damaged ({error}); restore or train again"
             ) from None
-        if config.get("format") != FORMAT:
-            raise RunError(f"{path}: model format {config.get('format')}, this version reads {FORMAT}; train it again")
+        return cls._made(str(path), config, tensors)
+
+    def serialized(self) -> tuple[str, bytes]:
+        """What `save` writes, as JSON and as safetensors."""
+        return json.dumps(self._config(), sort_keys=True), serialize(self._tensors())
+
+    @classmethod
+    def deserialized(cls, config: str, tensors: bytes) -> "RewardBasis":
+        """The basis that `serialized` described.
+
+        Raises:
+            RunError: it is of another format, or damaged.
+        """
         try:
-            return cls(
-                vectors=tensors["vectors"],
-                center=tensors["center"],
-                population=tensors["population"],
-                family=config["family"],
-                rank=config["rank"],
-                temperature=config["temperature"],
-                weight_strength=config["weight_strength"],
-                encoder=config["encoder"],
-                provenance=config["provenance"],
-            )
-        except KeyError as error:
-            raise RunError(f"{path}: the model has no {error.args[0]!r}; restore the folder or train again") from None
+            return cls._made("the stored model", json.loads(config), deserialize(tensors))
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise RunError(f"the stored model is damaged ({error}); restore the database or add it again") from None
 
 
 def _card(config: dict[str, Any]) -> str:

@@ -549,16 +549,30 @@ def token(
     database: DatabaseUrl = None,
 ) -> None:
     """Tokens of a server: make, rotate or revoke one, or list them. A new one is shown once."""
-    from lore.run import read_state
     from lore.serve.tokens import change_tokens
 
     if sum(choice is not None for choice in (create, rotate, revoke)) > 1:
         raise ConfigError("give one of --create, --rotate and --revoke at a time")
-    if database is None:
-        read_state(run)  # a mistyped folder is refused, not made
-    url = database or str(run / "feedback.sqlite")
+    url = _database_of(run, database)
     wanted = [part.strip() for part in scopes.split(",")]
     for line in change_tokens(url, create, wanted, days, rotate, overlap, revoke):
+        typer.echo(line)
+
+
+@app.command()
+def model(
+    run: RunFolder,
+    add: Annotated[Path | None, typer.Option(metavar="RUN", help="Serve the model of another run beside.")] = None,
+    serve: Annotated[str | None, typer.Option(metavar="VERSION", help="Let this one answer.")] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Let the one answer that did before.")] = False,
+    database: DatabaseUrl = None,
+) -> None:
+    """Models of a server: add one, let one answer, or compare them; a running server follows at once."""
+    from lore.serve.lifecycle import change_models
+
+    if (add is not None) + (serve is not None) + rollback > 1:
+        raise ConfigError("give one of --add, --serve and --rollback at a time")
+    for line in change_models(run, _database_of(run, database), add, serve, roll_back=rollback):
         typer.echo(line)
 
 
@@ -597,6 +611,16 @@ def _encoding(max_length: int | None, on_long: LongChoice | None, more: Sequence
         except json.JSONDecodeError:
             given[name] = value
     return EncoderOptions(**given)
+
+
+def _database_of(run: Path, database: str | None) -> str:
+    """Where a server of this run keeps people's choices; a mistyped folder is refused, not made."""
+    from lore.run import read_state
+
+    if database is not None:
+        return database
+    read_state(run)
+    return str(run / "feedback.sqlite")
 
 
 def _ranks(text: str) -> "tuple[Rank, ...]":

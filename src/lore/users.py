@@ -5,12 +5,12 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from lore.embedding.tokens import Conversation
-from lore.errors import MissingExtra
+from lore.errors import MissingExtra, StoreError
 from lore.preferences import conversation_key
 
 try:
@@ -68,6 +68,24 @@ _notes = sql.Table(
     sql.Column("name", sql.Text, primary_key=True),
     sql.Column("value", sql.Text, nullable=False),
 )
+_models = sql.Table(
+    "models",
+    metadata,
+    sql.Column("version", sql.Text, primary_key=True),
+    sql.Column("config", sql.Text, nullable=False),
+    sql.Column("tensors", sql.LargeBinary, nullable=False),
+    sql.Column("since", _number, nullable=False),
+    sql.Column("added", sql.Float, nullable=False),
+)
+_SERVED = "served"  # note: versions of models in the order in which they were put into service
+
+# Asked with every request, and so made once.
+_STANDING = sql.select(
+    sql.select(sql.func.max(_events.c.number))
+    .where(_events.c.tenant == sql.bindparam("tenant"), _events.c.user_id == sql.bindparam("user"))
+    .scalar_subquery(),
+    sql.select(_notes.c.value).where(_notes.c.name == _SERVED).scalar_subquery(),
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,8 @@ class Event:
         rejected: prompt and response that was not.
         weight: what the choice counts.
         label: probability that chosen is preferred.
+        number: that the store gave it, in order of arrival.
+        received: when, in seconds since 1970.
     """
 
     event_id: str
@@ -89,6 +109,8 @@ class Event:
     rejected: Conversation
     weight: float = 1.0
     label: float = 1.0
+    number: int = field(default=0, compare=False)
+    received: float = field(default=0.0, compare=False)
 
     @property
     def keys(self) -> tuple[bytes, bytes]:
@@ -100,10 +122,11 @@ class Event:
         return json.dumps([self.chosen, self.rejected, self.weight, self.label], ensure_ascii=False)
 
     @classmethod
-    def stored(cls, event_id: str, user: str, content: str) -> "Event":
-        """The event that `content` described."""
-        chosen, rejected, weight, label = json.loads(content)
-        return cls(event_id, user, _conversation(chosen), _conversation(rejected), weight, label)
+    def stored(cls, user: str, row: Any) -> "Event":
+        """The event of a row of the store."""
+        chosen, rejected, weight, label = json.loads(row.content)
+        sides = _conversation(chosen), _conversation(rejected)
+        return cls(row.event_id, user, *sides, weight, label, row.number, row.received)
 
 
 def _conversation(sides: list[Any]) -> Conversation:
@@ -173,6 +196,38 @@ class Token:
 SCOPES = frozenset({"read", "feedback", "admin", "erase"})
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a request must know before it is answered.
+
+    Attributes:
+        version: number of the person's last event; 0 without any.
+        served: versions of models in the order in which they were put into service; the last one answers.
+    """
+
+    version: int
+    served: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that may be served.
+
+    Attributes:
+        version: names it.
+        config: what `RewardBasis.serialized` says of it.
+        tensors: its numbers, as safetensors.
+        since: number of the last event that it may have learned from.
+        added: seconds since 1970.
+    """
+
+    version: str
+    config: str
+    tensors: bytes
+    since: int
+    added: float
+
+
 class UserStore:
     """People's choices, what is needed to learn from them, and who may touch them."""
 
@@ -184,11 +239,6 @@ class UserStore:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
-
-    def ping(self) -> None:
-        """Ask the database for something; raises what it raises."""
-        with self._engine.connect() as connection:
-            connection.execute(sql.select(sql.literal(1)))
 
     @staticmethod
     def _note(connection: sql.Connection, name: str, value: str) -> str:
@@ -212,6 +262,16 @@ class UserStore:
         """Give this name another value."""
         with self._engine.begin() as connection:
             connection.execute(_notes.update().where(_notes.c.name == name).values(value=value))
+
+    def require_encoder(self, fingerprint: dict[str, Any]) -> None:
+        """Refuse vectors of another encoder than those that are kept here.
+
+        Raises:
+            StoreError: they are of another.
+        """
+        own = json.dumps(fingerprint, sort_keys=True)
+        if self.noted("encoder", own) != own:
+            raise StoreError("the database holds vectors of another encoder; serve its run, or give another --database")
 
     # --- choices --------------------------------------------------------------------------------------------------
 
@@ -285,22 +345,81 @@ class UserStore:
             found |= {keys[key] for key in connection.execute(query).scalars()}
         return found
 
-    def events(self, tenant: str, user: str, after: int = 0) -> tuple[list[Event], int]:
-        """A person's events in order of arrival, those after a number only, and the number of the last one."""
+    def events(self, tenant: str, user: str) -> list[Event]:
+        """A person's events in order of arrival."""
         query = (
-            sql.select(_events.c.number, _events.c.event_id, _events.c.content)
-            .where(_events.c.tenant == tenant, _events.c.user_id == user, _events.c.number > after)
+            sql.select(_events.c.number, _events.c.event_id, _events.c.content, _events.c.received)
+            .where(_events.c.tenant == tenant, _events.c.user_id == user)
             .order_by(_events.c.number)
         )
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [Event.stored(row.event_id, user, row.content) for row in rows], rows[-1].number if rows else after
+            return [Event.stored(user, row) for row in connection.execute(query)]
 
-    def version(self, tenant: str, user: str) -> int:
-        """The number of a person's last event; 0 without any."""
-        query = sql.select(sql.func.max(_events.c.number)).where(_events.c.tenant == tenant, _events.c.user_id == user)
+    def standing(self, tenant: str, user: str | None) -> Standing:
+        """The version of a person's weights, and which models are in service."""
         with self._engine.connect() as connection:
-            return int(connection.execute(query).scalar() or 0)
+            number, served = connection.execute(_STANDING, {"tenant": tenant, "user": user}).one()
+        return Standing(number or 0, _versions(served))
+
+    def served(self) -> tuple[str, ...]:
+        """Versions of models in the order in which they were put into service."""
+        with self._engine.connect() as connection:
+            return _versions(connection.execute(sql.select(_notes.c.value).where(_notes.c.name == _SERVED)).scalar())
+
+    def people(self, tenant: str | None, after: int, most: int) -> list[tuple[str, str]]:
+        """Tenants and ids of people with events after a number, those who chose last first, `most` of them.
+
+        Args:
+            tenant: whose people; everybody's where it is None.
+            after: a number of an event; 0 for all.
+            most: of the people.
+        """
+        last = sql.func.max(_events.c.number)
+        query = sql.select(_events.c.tenant, _events.c.user_id).group_by(_events.c.tenant, _events.c.user_id)
+        if tenant is not None:
+            query = query.where(_events.c.tenant == tenant)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.having(last > after).order_by(last.desc()).limit(most))
+            return [(row.tenant, row.user_id) for row in rows]
+
+    def counts(self, tenant: str) -> tuple[int, int]:
+        """People with events, and events."""
+        of_tenant = _events.c.tenant == tenant
+        query = sql.select(sql.func.count(_events.c.user_id.distinct()), sql.func.count()).where(of_tenant)
+        with self._engine.connect() as connection:
+            people, events = connection.execute(query).one()
+        return people, events
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def add_model(self, version: str, config: str, tensors: bytes) -> StoredModel:
+        """Keep a model beside those that are there; one that is known already stays as it was."""
+        with self._engine.begin() as connection:
+            known = connection.execute(sql.select(_models).where(_models.c.version == version)).first()
+            if known is None:
+                since = connection.execute(sql.select(sql.func.max(_events.c.number))).scalar() or 0
+                added = StoredModel(version, config, tensors, since, time.time())
+                connection.execute(_models.insert().values(asdict(added)))
+                return added
+        return StoredModel(*known)
+
+    def models(self) -> list[StoredModel]:
+        """All models that are kept, the oldest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sql.select(_models).order_by(_models.c.added, _models.c.version)).all()
+        return [StoredModel(*row) for row in rows]
+
+    def model(self, version: str) -> StoredModel | None:
+        """The model of this version, if it is kept."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sql.select(_models).where(_models.c.version == version)).first()
+        return None if row is None else StoredModel(*row)
+
+    def put_into_service(self, versions: Sequence[str]) -> None:
+        """Serve the last of these models, which were put into service in this order."""
+        value = json.dumps(list(versions))
+        self.noted(_SERVED, value)
+        self.note(_SERVED, value)
 
     # --- vectors --------------------------------------------------------------------------------------------------
 
@@ -447,6 +566,10 @@ def _added(batch: Batch, known: dict[tuple[str, str], tuple[str, str]]) -> list[
 
 def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[start : start + _MANY] for start in range(0, len(values), _MANY))
+
+
+def _versions(note: str | None) -> tuple[str, ...]:
+    return () if note is None else tuple(json.loads(note))
 
 
 def _digest(secret: str) -> bytes:

@@ -96,7 +96,7 @@ class Application:
             openapi_url=None,
             responses=_REFUSALS,
         )
-        for router in (routes.operating, routes.ranking, routes.people):
+        for router in (routes.operating, routes.steering, routes.ranking, routes.people):
             app.include_router(router(self.service, self.access, self.metrics))
         _name_refusals(app)
         return app

@@ -54,10 +54,22 @@ class Client:
         self.close()
 
     def rerank(
-        self, user: str | None, query: Said, documents: Sequence[Said], *, min_version: int = 0
+        self,
+        user: str | None,
+        query: Said,
+        documents: Sequence[Said],
+        *,
+        min_version: int = 0,
+        model_version: str | None = None,
     ) -> dict[str, Any]:
         """Order responses for a person; for the population where `user` is None."""
-        body = {"user": user, "query": query, "documents": list(documents), "min_version": min_version}
+        body = {
+            "user": user,
+            "query": query,
+            "documents": list(documents),
+            "min_version": min_version,
+            "model_version": model_version,
+        }
         return self._ask("POST", "/v1/rerank", body)
 
     def score(self, user: str | None, prompt: Said, responses: Sequence[Said]) -> list[float]:

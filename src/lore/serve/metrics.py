@@ -1,4 +1,8 @@
-"""What a server counts, for Prometheus."""
+"""What a server counts: for Prometheus, and of the last minutes for its own page."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
 
 from lore.errors import MissingExtra
 
@@ -8,6 +12,28 @@ except ImportError:  # pragma: no cover - the extra is installed wherever the te
     raise MissingExtra("prometheus-client", "serve") from None
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+SPAN = 5.0  # seconds of one entry of the load
+_SPANS = 120
+
+
+@dataclass
+class Span:
+    """Requests answered within `SPAN` seconds.
+
+    Attributes:
+        at: when the span begins, in seconds since 1970.
+        requests: answered.
+        refused: of them, as there were too many.
+        seconds: that they took together.
+        slowest: of them, in seconds.
+    """
+
+    at: float
+    requests: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
 
 
 class Metrics:
@@ -20,6 +46,7 @@ class Metrics:
         self._seconds = Histogram(
             "lore_request_seconds", "Time to answer.", ("route",), buckets=_SECONDS, registry=self._registry
         )
+        self._load: deque[Span] = deque(maxlen=_SPANS)
         self.events = Counter("lore_events", "Choices accepted.", registry=self._registry)
         self.reranked = Counter("lore_reranked", "Rerank requests.", ("personalized",), registry=self._registry)
 
@@ -27,6 +54,18 @@ class Metrics:
         """Count one answer."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+        at = time.time() // SPAN * SPAN
+        if not self._load or self._load[-1].at != at:
+            self._load.append(Span(at))
+        span = self._load[-1]
+        span.requests += 1
+        span.refused += status in (429, 503)
+        span.seconds += seconds
+        span.slowest = max(span.slowest, seconds)
+
+    def load(self) -> list[Span]:
+        """The last ten minutes, spans without requests left out."""
+        return list(self._load)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -1,5 +1,6 @@
 """The routes, three groups of them: what keeps a server running, what ranks, and what is known of people."""
 
+import math
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,22 @@ from lore.embedding.tokens import Conversation
 from lore.preferences import Turns, as_json, text_of
 from lore.serve.access import Access, Caller
 from lore.serve.erasure import erase_from_run
-from lore.serve.metrics import Metrics
+from lore.serve.hindsight import Foretold, Hindsight, recent, standings
+from lore.serve.metrics import SPAN, Metrics, Span
 from lore.serve.schemas import (
+    AccuracySpan,
     Choice,
     Document,
     EraseAnswer,
     ExportAnswer,
     FeedbackAnswer,
     FeedbackRequest,
+    Load,
+    ModelsAnswer,
+    ModelStanding,
     Name,
+    OverviewAnswer,
+    Place,
     QuestionAnswer,
     QuestionRequest,
     RerankAnswer,
@@ -56,8 +64,7 @@ def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     @router.get("/readyz", dependencies=[reader])
     def ready() -> dict[str, str]:
         """Whether it can do its work: the database answers."""
-        service.store.ping()
-        return {"status": "ready", "model_version": service.model_version}
+        return {"status": "ready", "model_version": service.models.of(service.store.served()).version}
 
     @router.get(
         "/metrics", dependencies=[admin], response_class=Response, responses={200: {"content": {"text/plain": {}}}}
@@ -77,13 +84,51 @@ def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     return router
 
 
+def steering(service: Service, access: Access, metrics: Metrics) -> APIRouter:
+    """What an operator asks: how the models do, who is served, how much there is to do."""
+    router = APIRouter(tags=["operations"], prefix="/v1")
+    admin = Depends(access.allowed("admin"))
+
+    @router.get("/models")
+    def models(caller: Caller = admin) -> ModelsAnswer:
+        """The models that are served, and how they did beside the one that answers."""
+        return ModelsAnswer(models=_standings(service, caller.tenant))
+
+    @router.get("/overview")
+    def overview(caller: Caller = admin) -> OverviewAnswer:
+        """People on a map, accuracy over time, load and models; nobody is named."""
+        store, served = service.store, service.models.of(service.store.served())
+        people, comparisons = store.counts(caller.tenant)
+        known = recent(store, caller.tenant, 0)
+        since = next(model.since for model in store.models() if model.version == served.version)
+        seen = Hindsight(known, service.table) if known else None
+        places = seen.map(served.basis).tolist() if seen else []
+        return OverviewAnswer(
+            people=people,
+            comparisons=comparisons,
+            map=[Place(x=x, y=y, comparisons=len(own)) for (x, y), own in zip(places, known, strict=True)],
+            accuracy=[_span(found) for found in (seen.over_time(served.basis, since) if seen else [])],
+            seconds=SPAN,
+            load=[_load(span) for span in metrics.load()],
+            models=_standings(service, caller.tenant),
+        )
+
+    return router
+
+
 def ranking(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     """Rewards and orders of responses."""
     router = APIRouter(tags=["rewards"])
     reader = Depends(access.allowed("read"))
 
-    def scored(caller: Caller, user: str | None, said: Sequence[Conversation], min_version: int = 0) -> Scored:
-        found = service.rerank(caller.tenant, user, said, min_version)
+    def scored(
+        caller: Caller,
+        user: str | None,
+        said: Sequence[Conversation],
+        min_version: int = 0,
+        model: str | None = None,
+    ) -> Scored:
+        found = service.rerank(caller.tenant, user, said, min_version, model)
         metrics.reranked.labels(str(found.ranked.personalized).lower()).inc()
         return found
 
@@ -93,22 +138,22 @@ def ranking(service: Service, access: Access, metrics: Metrics) -> APIRouter:
         """Order responses for a person, or without one for the population."""
         prompt = turns_of(request.query, "user")
         said = [(prompt, turns_of(document, "assistant")) for document in request.documents]
-        found = scored(caller, request.user, said, request.min_version)
-        return _reranked(request, found, service.model_version)
+        found = scored(caller, request.user, said, request.min_version, request.model_version)
+        return _reranked(request, found)
 
     @router.post("/v1/score")
     def score(request: ScoreRequest, caller: Caller = reader) -> ScoreAnswer:
         """Rewards of responses to one prompt."""
         prompt = turns_of(request.prompt, "user")
         said = [(prompt, turns_of(response, "assistant")) for response in request.responses]
-        found = scored(caller, request.user, said, request.min_version)
+        found = scored(caller, request.user, said, request.min_version, request.model_version)
         return ScoreAnswer(
             rewards=found.ranked.rewards,
             truncated=found.truncated,
             user=request.user,
             personalized=found.ranked.personalized,
-            weights_version=found.version,
-            model_version=service.model_version,
+            weights_version=found.person.version,
+            model_version=found.person.served.version,
         )
 
     @router.post("/get_reward")
@@ -150,17 +195,17 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     def describe(user: User, caller: Caller = reader) -> UserAnswer:
         """What is known of a person, and what they like in the run's own words."""
         person = service.person(caller.tenant, user)
-        weights, covariance = service.weights(person), person.covariance
+        basis, covariance = person.served.basis, person.covariance
         return UserAnswer(
             user=user,
             personalized=person.people is not None,
             comparisons=person.events,
             weights_version=person.version,
-            model_version=service.model_version,
-            family=service.run.basis.family,
-            weights=weights.tolist(),
+            model_version=person.served.version,
+            family=basis.family,
+            weights=person.weights.tolist(),
             standard_deviations=None if covariance is None else covariance.diagonal().sqrt().tolist(),
-            likes=likes(service, weights) if person.people is not None else [],
+            likes=likes(service, person) if person.people is not None else [],
         )
 
     @router.delete("")
@@ -173,7 +218,7 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     @router.get("/export")
     def export(user: User, caller: Caller = reader) -> ExportAnswer:
         """All that is kept of a person: rows that `lore train` reads."""
-        events, _ = service.store.events(caller.tenant, user)
+        events = service.store.events(caller.tenant, user)
         return ExportAnswer(user=user, comparisons=[_exported(event) for event in events])
 
     @router.get("/next")
@@ -191,7 +236,7 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _reranked(request: RerankRequest, found: Scored, model_version: str) -> RerankAnswer:
+def _reranked(request: RerankRequest, found: Scored) -> RerankAnswer:
     ranked = found.ranked
     scores = relevance(ranked.rewards)
     results = []
@@ -206,9 +251,37 @@ def _reranked(request: RerankRequest, found: Scored, model_version: str) -> Rera
         results=results,
         user=request.user,
         personalized=ranked.personalized,
-        weights_version=found.version,
-        model_version=model_version,
+        weights_version=found.person.version,
+        model_version=found.person.served.version,
         meta={"api_version": {"version": "2"}},
+    )
+
+
+def _standings(service: Service, tenant: str) -> list[ModelStanding]:
+    found = standings(service.store, service.models, tenant, service.table)
+    return [ModelStanding(**one.to_json()) for one in found]
+
+
+def _span(found: Foretold) -> AccuracySpan:
+    personal = found.personal
+    sure = math.isfinite(personal.low)
+    return AccuracySpan(
+        until=found.until,
+        comparisons=personal.pairs,
+        personal=personal.mean,
+        low=personal.low if sure else None,
+        high=personal.high if sure else None,
+        population=found.common.mean,
+    )
+
+
+def _load(span: Span) -> Load:
+    return Load(
+        at=span.at,
+        requests=span.requests,
+        refused=span.refused,
+        mean_milliseconds=1e3 * span.seconds / span.requests,
+        slowest_milliseconds=1e3 * span.slowest,
     )
 
 

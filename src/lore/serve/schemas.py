@@ -76,6 +76,7 @@ class RerankRequest(BaseModel):
     return_documents: bool = Field(default=False, description="whether documents are returned")
     min_version: Annotated[int, Field(ge=0)] = Field(default=0, description="weights at least as new as this")
     model: str | None = Field(default=None, description="taken for other services' clients, and not read")
+    model_version: Name | None = Field(default=None, description="one of `/v1/models`; the one in service by default")
 
 
 class RerankResult(BaseModel):
@@ -110,6 +111,7 @@ class ScoreRequest(Strict):
     responses: list[Said] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
     user: Name | None = None
     min_version: Annotated[int, Field(ge=0)] = 0
+    model_version: Name | None = None
 
 
 class ScoreAnswer(BaseModel):
@@ -216,6 +218,73 @@ class RewardAnswer(BaseModel):
     """A reward for each text."""
 
     rewards: list[float]
+
+
+class ModelGain(BaseModel):
+    """Accuracy less that of the model that answers; no interval from fewer than five people."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class ModelStanding(BaseModel):
+    """A model that is served, and how it did on choices made after both it and the one that answers were there."""
+
+    version: str
+    serving: bool
+    added: str
+    family: Literal["simplex", "gaussian"]
+    rank: int
+    gain: ModelGain | None
+    people: int
+
+
+class ModelsAnswer(BaseModel):
+    """The models of this server."""
+
+    models: list[ModelStanding]
+
+
+class Place(BaseModel):
+    """Somebody on the plane along which tastes differ most; nobody is named."""
+
+    x: float
+    y: float
+    comparisons: int
+
+
+class AccuracySpan(BaseModel):
+    """How many choices of a span of time were foretold from those before it."""
+
+    until: float
+    comparisons: int
+    personal: float
+    low: float | None
+    high: float | None
+    population: float
+
+
+class Load(BaseModel):
+    """Requests answered within some seconds."""
+
+    at: float
+    requests: int
+    refused: int
+    mean_milliseconds: float
+    slowest_milliseconds: float
+
+
+class OverviewAnswer(BaseModel):
+    """What an operator looks at."""
+
+    people: int
+    comparisons: int
+    map: list[Place]
+    accuracy: list[AccuracySpan]
+    seconds: float = Field(description="of one entry of `load`")
+    load: list[Load]
+    models: list[ModelStanding]
 
 
 class Problem(BaseModel):

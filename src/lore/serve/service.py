@@ -1,6 +1,5 @@
 """What the server does, without HTTP: rewards for people, and weights that follow their choices."""
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,19 @@ import torch
 from torch import Tensor
 
 from lore.ask import Question, next_comparison
+from lore.basis import RewardBasis
 from lore.embedding import Embeddings, Encoder
 from lore.embedding.tokens import Conversation
-from lore.errors import DataError, LoreError, StoreError
+from lore.errors import DataError, LoreError
 from lore.pairs import Pairs
 from lore.personalize import UserWeights, fit_weights
 from lore.preferences import Preferences
 from lore.questionnaire import questions_of
 from lore.rewards import Reranked, require_encoder, reranked
 from lore.run import Run
-from lore.serve.vectors import Vectors
+from lore.serve.hindsight import pairs_of_events
+from lore.serve.models import Models, Served
+from lore.serve.vectors import Vectors, as_bytes, kept_vectors
 from lore.serve.writer import Writer
 from lore.sources import load
 from lore.train import choices_of_run
@@ -46,9 +48,10 @@ class NotYetError(LoreError):
 
 @dataclass(frozen=True)
 class Person:
-    """What is known of somebody.
+    """What is known of somebody, to one model.
 
     Attributes:
+        served: the model.
         version: number of their last event; 0 without any.
         events: how many there are.
         judged: keys of the conversations that each compared.
@@ -56,20 +59,26 @@ class Person:
         covariance: of the weights, `[columns, columns]` (gaussian family).
     """
 
+    served: Served
     version: int
     events: int
     judged: list[tuple[bytes, bytes]]
     people: UserWeights | None
     covariance: Tensor | None
 
+    @property
+    def weights(self) -> Tensor:
+        """`[columns]`; the population's for somebody unknown."""
+        return self.served.basis.population if self.people is None else self.people.weights[0]
+
 
 @dataclass(frozen=True)
 class Scored:
-    """Candidates in order, whether each was too long to be read whole, and by which version of the weights."""
+    """Candidates in order, whether each was too long to be read whole, and by what is known of whom."""
 
     ranked: Reranked
     truncated: list[bool]
-    version: int
+    person: Person
 
 
 class Service:
@@ -83,17 +92,16 @@ class Service:
         """
         self.run, self.store = run, store
         require_encoder(run, encoder)
-        fingerprint = json.dumps(run.basis.encoder, sort_keys=True)
-        if store.noted("encoder", fingerprint) != fingerprint:
-            raise StoreError("the database holds vectors of another encoder; serve its run, or give another --database")
+        store.require_encoder(run.basis.encoder)
         self._embeddings = Embeddings.load(run.folder / "embeddings")
         self.vectors = Vectors(encoder, self._kept)
-        self._people: OrderedDict[tuple[str, str], Person] = OrderedDict()
+        self._people: OrderedDict[tuple[str, str, str], Person] = OrderedDict()
         self._lock = threading.Lock()
-        self.model_version = str(run.basis.provenance.get("data", "unknown"))[:12]
         self._writer = Writer(store)
         self.preferences = load(run.folder / "preferences.parquet")
         self._import()
+        self.models = Models(store)
+        self.models.begin(run.basis)
 
     def close(self) -> None:
         """Finish what was accepted."""
@@ -119,78 +127,72 @@ class Service:
 
     # --- people ---------------------------------------------------------------------------------------------------
 
-    def person(self, tenant: str, user: str | None, min_version: int = 0) -> Person:
+    def person(self, tenant: str, user: str | None, min_version: int = 0, model: str | None = None) -> Person:
         """What is known of somebody, from all of their events, by the function that training uses.
+
+        Args:
+            tenant: whose people.
+            user: the person; None for the population.
+            min_version: weights at least as new as this.
+            model: the version of one; the one in service by default.
 
         Raises:
             NotYetError: less is known than `min_version` asks for.
+            ConfigError: there is no such model.
         """
-        if user is None:
-            return self._stranger()
-        version = self.store.version(tenant, user)
-        if version < min_version:
+        standing = self.store.standing(tenant, user)
+        if standing.version < min_version:
             raise NotYetError(f"version {min_version} of these weights is not known here yet; ask again")
+        served = self.models.of(standing.served) if model is None else self.models.named(model)
+        if user is None or standing.version == 0:
+            return _stranger(served)
+        key = (tenant, user, served.version)
         with self._lock:
-            known = self._people.get((tenant, user))
-        if known is None or known.version != version:
-            known = self._learned(tenant, user)
+            known = self._people.get(key)
+        if known is None or known.version != standing.version:
+            known = self._learned(tenant, user, served)
             with self._lock:
-                self._people[tenant, user] = known
-                self._people.move_to_end((tenant, user))
+                self._people[key] = known
+                self._people.move_to_end(key)
                 while len(self._people) > _REMEMBERED:
                     self._people.popitem(last=False)
         return known
 
-    def _stranger(self) -> Person:
-        basis = self.run.basis
-        covariance = torch.eye(basis.columns, dtype=torch.float64) if basis.family == "gaussian" else None
-        return Person(0, 0, [], None, covariance)
-
-    def _learned(self, tenant: str, user: str) -> Person:
-        events, version = self.store.events(tenant, user)
+    def _learned(self, tenant: str, user: str, served: Served) -> Person:
+        events = self.store.events(tenant, user)
         if not events:
-            return self._stranger()
-        people = fit_weights(self._pairs(user, events), self.run.basis)
+            return _stranger(served)
+        people = fit_weights(pairs_of_events([events], [user], self.table), served.basis)
         covariance = None
-        if self.run.basis.family == "gaussian":
+        if served.basis.family == "gaussian":
             covariance = people.covariance(torch.tensor([0]))[0].double()
-        return Person(version, len(events), [event.keys for event in events], people, covariance)
+        return Person(served, events[-1].number, len(events), [event.keys for event in events], people, covariance)
 
-    def _pairs(self, user: str, events: Sequence[Event]) -> Pairs:
-        """Events as pairs of rows; a conversation that is in several is one row."""
-        rows: dict[Conversation, int] = {}
-        sides = [
-            (rows.setdefault(event.chosen, len(rows)), rows.setdefault(event.rejected, len(rows))) for event in events
-        ]
-        table = torch.stack([vector.values for vector in self.vectors.of(list(rows))])
-        chosen, rejected = torch.tensor(sides).T
-        return Pairs.from_rows(
-            table,
-            chosen.contiguous(),
-            rejected.contiguous(),
-            torch.zeros(len(events), dtype=torch.long),
-            users=[user],
-            weight=torch.tensor([event.weight for event in events]),
-            label=torch.tensor([event.label for event in events]),
-        )
-
-    def weights(self, person: Person) -> Tensor:
-        """Somebody's weights `[columns]`; the population's for somebody unknown."""
-        return self.run.basis.population if person.people is None else person.people.weights[0]
+    def table(self, conversations: Sequence[Conversation]) -> Tensor:
+        """Vectors `[conversations, dim]`."""
+        return torch.stack([vector.values for vector in self.vectors.of(conversations)])
 
     def _kept(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Vectors that lie in the run, or in the database."""
-        rows = self._embeddings.find(list(keys)).tolist()
-        vectors = self._embeddings.vectors
-        found = {key: _bytes(vectors[row]) for key, row in zip(keys, rows, strict=True) if row >= 0}
-        return found | self.store.vectors([key for key in keys if key not in found])
+        return kept_vectors(self._embeddings, self.store, keys)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
     def rerank(
-        self, tenant: str, user: str | None, conversations: Sequence[Conversation], min_version: int = 0
+        self,
+        tenant: str,
+        user: str | None,
+        conversations: Sequence[Conversation],
+        min_version: int = 0,
+        model: str | None = None,
     ) -> Scored:
         """Order responses for a person; by the population for somebody unknown.
+
+        Args:
+            tenant: whose people.
+            user: the person; None for the population.
+            conversations: prompts with responses to them.
+            min_version: weights at least as new as this.
+            model: the version of one; the one in service by default.
 
         Raises:
             DataError: there is nothing to order, or a text is too long.
@@ -198,12 +200,12 @@ class Service:
         """
         if not conversations:
             raise DataError("`documents` is empty; give at least one response")
-        person = self.person(tenant, user, min_version)
+        person = self.person(tenant, user, min_version, model)
         vectors = self.vectors.of(conversations)
         table = torch.stack([vector.values for vector in vectors])
-        known = person.people is not None
-        ranked = reranked(user, known, self.run.basis, table, self.weights(person), person.covariance)
-        return Scored(ranked, [vector.truncated for vector in vectors], person.version)
+        known, basis = person.people is not None, person.served.basis
+        ranked = reranked(user, known, basis, table, person.weights, person.covariance)
+        return Scored(ranked, [vector.truncated for vector in vectors], person)
 
     def feedback(self, tenant: str, events: Sequence[Event]) -> int:
         """Commit choices; the version of the weights that has learned from them.
@@ -221,7 +223,9 @@ class Service:
         known = dict(zip(conversations, vectors, strict=True))
         sides = [said for event in events for said in (event.chosen, event.rejected)]
         in_run = self._embeddings.find(keys).tolist()
-        fresh = {key: _bytes(known[said].values) for key, said, row in zip(keys, sides, in_run, strict=True) if row < 0}
+        fresh = {
+            key: as_bytes(known[said].values) for key, said, row in zip(keys, sides, in_run, strict=True) if row < 0
+        }
         outcome = self._writer.append(Batch(tenant, events), fresh)
         if isinstance(outcome, Conflict):
             raise ConflictError(f"event_id {outcome.event_id!r} was used for another choice; use a new one")
@@ -242,9 +246,9 @@ class Service:
             return self._from_run(person)
         if len(set(pool)) < 2:
             raise DataError("`candidates` must hold two different responses at least; give more")
-        table = torch.stack([vector.values for vector in self.vectors.of(pool)])
+        table = self.table(pool)
         pairs = torch.combinations(torch.arange(len(pool)))
-        question = next_comparison(self._known(person, table), self.run.basis, table, pairs)
+        question = next_comparison(_known(person, table), person.served.basis, table, pairs)
         return question, (pool[question.first], pool[question.second])
 
     def _from_run(self, person: Person) -> tuple[Question, tuple[Conversation, Conversation]]:
@@ -256,7 +260,7 @@ class Service:
             pairs = pairs[~torch.isin(pairs @ self._code, judged @ self._code)]
         if pairs is not None and len(pairs) == 0:
             raise DataError("this person has judged every pair that the run has; give `candidates`")
-        question = next_comparison(self._known(person, table), self.run.basis, table, pairs)
+        question = next_comparison(_known(person, table), person.served.basis, table, pairs)
         first, second = (self.preferences.conversation(row) for row in (question.first, question.second))
         return question, (first, second)
 
@@ -272,16 +276,9 @@ class Service:
         """What makes one number of two rows."""
         return torch.tensor([self.preferences.rows, 1])
 
-    def _known(self, person: Person, table: Tensor) -> UserWeights:
-        if person.people is not None:
-            return person.people
-        nobody = torch.zeros(0, dtype=torch.long)
-        return fit_weights(Pairs.from_rows(table[:1], nobody, nobody, nobody, users=["stranger"]), self.run.basis)
-
-    def along(self, column: int) -> Tensor:
+    def along(self, basis: RewardBasis, column: int) -> Tensor:
         """Rewards of the run's responses along one direction, `[rows]`, less the population's."""
-        basis, table = self.run.basis, self._pool[0]
-        rewards = basis.coordinates(table)
+        rewards = basis.coordinates(self._pool[0])
         common = rewards @ basis.population.to(rewards) if basis.family == "simplex" else 0.0
         return rewards[:, column] - common
 
@@ -293,14 +290,25 @@ class Service:
 
     def erase(self, tenant: str, user: str) -> Receipt:
         """Remove somebody from the database, and from memory."""
-        events, _ = self.store.events(tenant, user)
+        events = self.store.events(tenant, user)
         receipt = self.store.erase(tenant, user)
         self.vectors.forget([key for event in events for key in event.keys])
         with self._lock:
-            self._people.pop((tenant, user), None)
+            for key in [key for key in self._people if key[:2] == (tenant, user)]:
+                del self._people[key]
         self.store.vacuum()
         return receipt
 
 
-def _bytes(vector: Tensor) -> bytes:
-    return vector.float().cpu().numpy().astype("<f4").tobytes()
+def _stranger(served: Served) -> Person:
+    basis = served.basis
+    covariance = torch.eye(basis.columns, dtype=torch.float64) if basis.family == "gaussian" else None
+    return Person(served, 0, 0, [], None, covariance)
+
+
+def _known(person: Person, table: Tensor) -> UserWeights:
+    if person.people is not None:
+        return person.people
+    nobody = torch.zeros(0, dtype=torch.long)
+    pairs = Pairs.from_rows(table[:1], nobody, nobody, nobody, users=["stranger"])
+    return fit_weights(pairs, person.served.basis)

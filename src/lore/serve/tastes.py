@@ -4,19 +4,19 @@ from torch import Tensor
 
 from lore.preferences import text_of
 from lore.serve.schemas import Liking
-from lore.serve.service import Service
+from lore.serve.service import Person, Service
 
 _DIRECTIONS, _SHOWN, _EXCERPT = 3, 2, 200
 
 
-def likes(service: Service, weights: Tensor) -> list[Liking]:
+def likes(service: Service, person: Person) -> list[Liking]:
     """The directions in which a person's weights differ most from the population's, with examples at both ends."""
-    basis = service.run.basis
-    apart = (weights - basis.population)[: max(basis.rank, 1)]
+    basis = person.served.basis
+    apart = (person.weights - basis.population)[: max(basis.rank, 1)]
     found = []
     for column in apart.abs().argsort(descending=True)[:_DIRECTIONS].tolist():
         sign = 1.0 if float(apart[column]) >= 0 else -1.0
-        order = (sign * service.along(column)).argsort(descending=True)
+        order = (sign * service.along(basis, column)).argsort(descending=True)
         ends = [_texts(service, rows) for rows in (order, order.flip(0))]
         found.append(Liking(direction=column, strength=abs(float(apart[column])), more=ends[0], less=ends[1]))
     return found

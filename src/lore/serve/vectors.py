@@ -11,15 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lore.embedding import Encoder
+from lore.embedding import Embeddings, Encoder
 from lore.embedding.tokens import DROPPED, WHOLE, Conversation
 from lore.errors import DataError, LoreError
 from lore.preferences import conversation_key
+from lore.users import UserStore
 
 _MOST_AT_ONCE = 256  # conversations in one call of the encoder
 _REMEMBERED = 2**28  # bytes of vectors
 
 Kept = Callable[[Sequence[bytes]], dict[bytes, bytes]]
+
+
+def as_bytes(vector: Tensor) -> bytes:
+    """A vector as it is kept: float32, the least significant byte first."""
+    return vector.float().cpu().numpy().astype("<f4").tobytes()
+
+
+def vector_of(kept: bytes) -> Tensor:
+    """The vector `[dim]` that `as_bytes` wrote."""
+    return torch.from_numpy(np.frombuffer(kept, "<f4").copy())
+
+
+def kept_vectors(embeddings: Embeddings, store: UserStore, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Those of some vectors that lie in a run, or in the database."""
+    rows = embeddings.find(list(keys)).tolist()
+    found = {key: as_bytes(embeddings.vectors[row]) for key, row in zip(keys, rows, strict=True) if row >= 0}
+    return found | store.vectors([key for key in keys if key not in found])
 
 
 class EncoderDownError(LoreError):
@@ -69,7 +87,7 @@ class Vectors:
         missing = {key: said for key, said in zip(keys, conversations, strict=True) if key not in found}
         if missing:
             kept = self._kept(list(missing))
-            found |= {key: Vector(torch.from_numpy(np.frombuffer(kept[key], "<f4").copy()), False) for key in kept}
+            found |= {key: Vector(vector_of(kept[key]), False) for key in kept}
             unknown = {key: said for key, said in missing.items() if key not in kept}
             if unknown:
                 wanted = _Wanted(list(unknown.values()), Future())
