@@ -527,14 +527,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Another than 127.0.0.1 needs tokens.")] = "127.0.0.1",
     database: DatabaseUrl = None,
     rate: Annotated[float, typer.Option(help="Requests a second of one token; 0 for no limit.", min=0)] = 0,
-    at_once: Annotated[int, typer.Option(help="Requests that are worked on at once.", min=1)] = 64,
+    at_once: Annotated[int, typer.Option(help="Requests that are there at once.", min=1)] = 64,
+    patience: Annotated[float, typer.Option(help="Seconds that one of a burst may wait for its turn.", min=0)] = 0.1,
 ) -> None:
     """The HTTP server and its page."""
     from lore.serve.app import serve as run_server
     from lore.serve.limits import Limits
 
     typer.echo(f"Serving {run} on http://{host}:{port} (Ctrl-C ends it)")
-    run_server(run, port, host, database, Limits(rate=rate, at_once=at_once))
+    run_server(run, port, host, database, Limits(rate=rate, at_once=at_once, patience=patience))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from lore.run import Run
 try:
     import sqlalchemy.exc
     import uvicorn
+    from anyio.to_thread import current_default_thread_limiter
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
@@ -28,6 +29,7 @@ from lore.serve.limits import Buckets, Gate, Limits
 from lore.serve.metrics import Metrics
 from lore.serve.schemas import Problem
 from lore.serve.service import ConflictError, GoneError, NotYetError, Service
+from lore.serve.turnstile import Turnstile
 from lore.serve.vectors import EncoderDownError
 
 HOST = "127.0.0.1"
@@ -65,13 +67,14 @@ class Application:
         """
         found = Run.load(run)
         encoder = load_encoder(found.encoder, found.options)
+        self.limits, self.metrics = limits or Limits(), Metrics()
+        self.turnstile = Turnstile(self.limits.computing, self.limits.patience)
         self._database = Database(database or str(Path(run) / "feedback.sqlite"))
         try:
-            self.service = Service(found, encoder, self._database.store)
+            self.service = Service(found, encoder, self._database.store, self.turnstile.pause)
         except LoreError:
             self._database.close()
             raise
-        self.limits, self.metrics = limits or Limits(), Metrics()
         self.needs_token = bool(self._database.store.tokens())
         buckets = Buckets(self.limits.rate, self.limits.burst)
         self.access = Access(self._database.store, buckets, needs_token=self.needs_token)
@@ -86,6 +89,8 @@ class Application:
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            # Whoever waits for the encoder or the disk holds a thread, and must not keep others from theirs.
+            current_default_thread_limiter().total_tokens = self.limits.at_once
             yield
             self.close()
 
@@ -103,7 +108,7 @@ class Application:
 
     def gated(self) -> Gate:
         """The ASGI application."""
-        return Gate(self.routed(), self.limits, self.metrics)
+        return Gate(self.routed(), self.limits, self.metrics, self.turnstile)
 
 
 def create_app(run: str | Path, database: str | Path | None = None, limits: Limits | None = None) -> Gate:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -12,6 +13,7 @@ from typing import Any
 
 from lore.errors import ConfigError
 from lore.serve.metrics import Metrics
+from lore.serve.turnstile import Turnstile
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,6 +22,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _LOG = logging.getLogger("lore.serve")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TOO_MANY = "too many requests at once; try again in a second"
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 
@@ -30,7 +33,9 @@ class Limits:
     Attributes:
         body: bytes of a request.
         depth: nesting of its JSON.
-        at_once: requests that are worked on; more are turned away at once.
+        at_once: requests that are there; more are turned away at once.
+        computing: of them, those that compute; the others wait for their turn, for the encoder, or for the disk.
+        patience: seconds that a request of a burst may wait for its turn, a twentieth of which under lasting overload.
         rate: requests a second of one token, in the long run; 0 for no limit.
         burst: how many of them may come at once.
     """
@@ -38,13 +43,17 @@ class Limits:
     body: int = 8 * 2**20
     depth: int = 32
     at_once: int = 64
+    computing: int = 3
+    patience: float = 0.1
     rate: float = 0.0
     burst: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("body", "depth", "at_once", "burst"):
+        for name in ("body", "depth", "at_once", "computing", "burst"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.patience < math.inf:
+            raise ConfigError(f"`patience` must be a number of seconds, 0 or more, got {self.patience}")
         if self.rate < 0:
             raise ConfigError(f"`rate` must be 0 (no limit) or more, got {self.rate}")
 
@@ -75,8 +84,8 @@ class Buckets:
 class Gate:
     """Around the application: turns away what is too much, counts and logs the rest, names no person and no text."""
 
-    def __init__(self, app: Application, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(self, app: Application, limits: Limits, metrics: Metrics, turnstile: Turnstile) -> None:
+        self._app, self._limits, self._metrics, self._turnstile = app, limits, metrics, turnstile
         self._at_work = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -112,29 +121,42 @@ class Gate:
             _LOG.info(json.dumps(line))
 
     async def _handled(self, scope: Message, receive: Receive, send: Send) -> None:
-        if self._at_work > self._limits.at_once and scope["path"] != "/livez":
-            await _refused(send, 503, "too many requests at once; try again in a second", retry=1)
-            return
-        if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+        if scope["path"] == "/livez":
             await self._app(scope, receive, send)
             return
-        body = await _read(receive, self._limits.body)
-        if body is None:
-            await _refused(send, 413, f"the request is longer than {self._limits.body:,} bytes; send less at once")
+        if self._at_work > self._limits.at_once:
+            await _refused(send, 503, _TOO_MANY, retry=1)
             return
-        if _depth(body) > self._limits.depth:
-            await _refused(send, 422, f"the JSON is nested deeper than {self._limits.depth}; send it flat")
+        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+            body = await _read(receive, self._limits.body)
+            if body is None:
+                await _refused(send, 413, f"the request is longer than {self._limits.body:,} bytes; send less at once")
+                return
+            if _depth(body) > self._limits.depth:
+                await _refused(send, 422, f"the JSON is nested deeper than {self._limits.depth}; send it flat")
+                return
+            receive = _replayed(body, receive)
+        if not await self._turnstile.enter():
+            await _refused(send, 503, _TOO_MANY, retry=1)
             return
-        given = False
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._turnstile.leave()
 
-        async def replayed() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replayed, send)
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once more, and then what comes after it."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:

@@ -57,7 +57,7 @@ def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     reader, admin = Depends(access.allowed("read")), Depends(access.allowed("admin"))
 
     @router.get("/livez")
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:  # needs no thread, so that it answers when all are at work
         """Whether the server answers."""
         return {"status": "ok"}
 

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -23,6 +24,7 @@ from lore.rewards import Reranked, require_encoder, reranked
 from lore.run import Run
 from lore.serve.hindsight import pairs_of_events
 from lore.serve.models import Models, Served
+from lore.serve.turnstile import Pause
 from lore.serve.vectors import Vectors, as_bytes, kept_vectors
 from lore.serve.writer import Writer
 from lore.sources import load
@@ -84,8 +86,14 @@ class Scored:
 class Service:
     """A run, its encoder, and the store of what people chose."""
 
-    def __init__(self, run: Run, encoder: Encoder, store: UserStore) -> None:
+    def __init__(self, run: Run, encoder: Encoder, store: UserStore, pause: Pause = nullcontext) -> None:
         """Take a store into service; a new one begins with the run's own comparisons.
+
+        Args:
+            run: whose model is served.
+            encoder: of the run.
+            store: of what people chose.
+            pause: entered while a request waits for the encoder or the disk.
 
         Raises:
             StoreError: the store holds vectors of another encoder, or is damaged.
@@ -94,10 +102,10 @@ class Service:
         require_encoder(run, encoder)
         store.require_encoder(run.basis.encoder)
         self._embeddings = Embeddings.load(run.folder / "embeddings")
-        self.vectors = Vectors(encoder, self._kept)
+        self.vectors = Vectors(encoder, self._kept, pause)
         self._people: OrderedDict[tuple[str, str, str], Person] = OrderedDict()
         self._lock = threading.Lock()
-        self._writer = Writer(store)
+        self._writer = Writer(store, pause)
         self.preferences = load(run.folder / "preferences.parquet")
         self._import()
         self.models = Models(store)

@@ -3,7 +3,8 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -15,6 +16,7 @@ from lore.embedding import Embeddings, Encoder
 from lore.embedding.tokens import DROPPED, WHOLE, Conversation
 from lore.errors import DataError, LoreError
 from lore.preferences import conversation_key
+from lore.serve.turnstile import Pause
 from lore.users import UserStore
 
 _MOST_AT_ONCE = 256  # conversations in one call of the encoder
@@ -55,14 +57,15 @@ class Vector:
 class Vectors:
     """The vectors of conversations, by what they say."""
 
-    def __init__(self, encoder: Encoder, kept: Kept) -> None:
+    def __init__(self, encoder: Encoder, kept: Kept, pause: Pause = nullcontext) -> None:
         """Begin the thread that encodes.
 
         Args:
             encoder: of the run.
             kept: those of some vectors that lie on disk, by key, as float32 bytes.
+            pause: entered while somebody waits for the encoder.
         """
-        self._encoder, self._kept = encoder, kept
+        self._encoder, self._kept, self._pause = encoder, kept, pause
         self._most = max(_REMEMBERED // (4 * encoder.dim), 1)
         self._known: OrderedDict[bytes, Vector] = OrderedDict()
         self._lock = threading.Lock()
@@ -92,6 +95,8 @@ class Vectors:
             if unknown:
                 wanted = _Wanted(list(unknown.values()), Future())
                 self._waiting.put(wanted)
+                with self._pause():
+                    wait([wanted.vectors])
                 found |= dict(zip(unknown, wanted.vectors.result(), strict=True))
             self._remember({key: found[key] for key in missing})
         return [found[key] for key in keys]

@@ -2,8 +2,10 @@
 
 import threading
 from concurrent.futures import Future
+from contextlib import nullcontext
 from queue import SimpleQueue
 
+from lore.serve.turnstile import Pause
 from lore.users import Batch, Outcome, UserStore
 
 _MOST_EVENTS = 2_000  # in one transaction
@@ -12,9 +14,9 @@ _MOST_EVENTS = 2_000  # in one transaction
 class Writer:
     """The one path by which events get into the store."""
 
-    def __init__(self, store: UserStore) -> None:
-        """Begin the thread that commits."""
-        self._store = store
+    def __init__(self, store: UserStore, pause: Pause = nullcontext) -> None:
+        """Begin the thread that commits; `pause` is entered while somebody waits for it."""
+        self._store, self._pause = store, pause
         self._waiting: SimpleQueue[tuple[Batch, dict[bytes, bytes], Future[Outcome]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._commit_waiting, name="lore-writer", daemon=True)
         self._thread.start()
@@ -23,7 +25,8 @@ class Writer:
         """Commit a batch, with the vectors of its conversations; returns when it is on disk, or raises why not."""
         answer: Future[Outcome] = Future()
         self._waiting.put((batch, vectors, answer))
-        return answer.result()
+        with self._pause():
+            return answer.result()
 
     def close(self) -> None:
         """Commit what is waiting, and end the thread."""
