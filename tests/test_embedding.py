@@ -256,15 +256,19 @@ def test_minilm_does_not_depend_on_its_neighbours_and_says_what_it_cut() -> None
     conversations = [((), (("assistant", text),)) for text in texts]
     together = encoder.encode(conversations)
     assert together.status.tolist() == [0, 0, CUT, 0]
-    assert together.vectors.shape == (4, 768)
-    torch.testing.assert_close(together.vectors.norm(dim=1), torch.full((4,), 0.5**0.5))
-    assert bool((together.vectors[:, 384:] == 0).all())  # nothing was asked
+    assert together.vectors.shape == (4, 769)
+    response, prompt, length = together.vectors.split([384, 384, 1], dim=1)
+    torch.testing.assert_close(response.norm(dim=1), torch.full((4,), 0.5**0.5))
+    assert bool((prompt == 0).all())  # nothing was asked
+    characters = torch.tensor([float(len(text)) for text in texts])
+    torch.testing.assert_close(length.squeeze(1), 0.3 * (characters.log1p() - 6))  # of the whole text, cut or not
     asked, other = (encoder.encode([conversation(prompt, "short")]).vectors[0] for prompt in ("Why?", "Who are you?"))
     torch.testing.assert_close(asked[:384], together.vectors[0, :384], atol=1e-5, rtol=0)
     assert float((asked - other)[:384].abs().max()) < 1e-5 < float((asked - other)[384:].abs().max())
+    assert asked[768] == other[768]
     for at, one in enumerate(conversations):
         torch.testing.assert_close(encoder.encode([one]).vectors[0], together.vectors[at], atol=1e-5, rtol=0)
-    assert float(together.vectors[0] @ together.vectors[1]) < 0.99
+    assert float(response[0] @ response[1]) < 0.99
 
 
 def test_a_sentence_encoder_pools_as_its_folder_says(tmp_path: Path) -> None:

@@ -72,11 +72,13 @@ def test_twenty_clicks_teach_the_page_a_taste(page: Any, server: Server, tmp_pat
         assert client.user("long liker")["comparisons"] == CLICKS
         assert accuracy(client, "long liker") > accuracy(client, None)
     assert page.locator("#chart rect").count() >= 2
+    # The order of answers to a prompt follows every click by itself.
+    assert page.locator("#yours li").count() == page.locator("#theirs li").count() == 2
+    assert "worth asking" in page.inner_text("#worth") or "Enough" in page.inner_text("#worth")
     page.fill("#query", "Say 3")
     page.fill("#documents", "apple bread cloud dream eagle 3\nbread 3")
     page.click("text=Order them")
-    page.wait_for_function("document.querySelectorAll('#yours li').length == 2")
-    assert page.inner_text("#yours li:first-child") == "apple bread cloud dream eagle 3"
+    page.wait_for_function("document.querySelector('#yours li').textContent == 'apple bread cloud dream eagle 3'")
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     page.on("dialog", lambda dialog: dialog.accept())
     page.click("text=Erase it, for good")
@@ -94,3 +96,24 @@ def test_the_page_fits_a_phone_and_is_used_by_keyboard(page: Any) -> None:
     page.wait_for_selector("#asking:not([hidden])")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 23, 30)"
+
+
+def test_the_operator_sees_people_accuracy_load_and_models(page: Any, server: Server, tmp_path: Path) -> None:
+    rows = small_rows(users=8, prompts=30)
+    with Client(server.url) as client:
+        for row in rows:
+            client.feedback(row["user_id"] + " new", [{side: row[side] for side in ("prompt", "chosen", "rejected")}])
+    page.focus("#tab-person")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#models tr")
+    assert not page.is_visible("#person")
+    assert page.locator("#map circle").count() == 24 + 8
+    assert page.locator("#accuracy polyline").count() == 2
+    assert page.locator("#load rect").count() >= 2
+    assert page.inner_text("#models tr").endswith("answers")
+    assert " new" not in page.inner_text("#operator")
+    page.screenshot(path=tmp_path / "operator.png", full_page=True)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.click("#tab-person")
+    assert page.is_visible("#who")

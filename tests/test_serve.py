@@ -660,7 +660,14 @@ def test_more_at_once_than_is_worked_on_is_turned_away_at_once(run: Path) -> Non
 
 
 def test_limits_are_checked() -> None:
-    for bad in ({"body": 0}, {"at_once": 0}, {"computing": 0}, {"patience": -0.1}, {"patience": math.nan}, {"rate": -1.0}):
+    for bad in (
+        {"body": 0},
+        {"at_once": 0},
+        {"computing": 0},
+        {"patience": -0.1},
+        {"patience": math.nan},
+        {"rate": -1.0},
+    ):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             Limits(**bad)  # type: ignore[arg-type]
 

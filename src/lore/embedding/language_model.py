@@ -225,10 +225,10 @@ class LanguageModel:
             for rows in batches([len(row) for row in rest], self._batch_tokens, beside=shared // 2):
                 batch = Padded.of([rest[at] for at in rows], self._device)
                 mask = torch.cat([batch.mask.new_ones(len(rows), shared), batch.mask], dim=1)
-                cache = copy.deepcopy(first.past_key_values)
+                cache = copy.deepcopy(first.cache)
                 cache.batch_repeat_interleave(len(rows))
                 hidden = self._base(
-                    input_ids=batch.ids, attention_mask=mask, past_key_values=cache, use_cache=True
+                    input_ids=batch.ids, attention_mask=mask, cache=cache, use_cache=True
                 ).last_hidden_state
                 if self._pooling == "mean":
                     total = first.last_hidden_state.sum(1) + (hidden * batch.mask[:, :, None]).sum(1)
@@ -248,7 +248,7 @@ def _caches_everything(base: Any, tokens: list[int], device: torch.device) -> bo
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     with torch.inference_mode():
-        cache = getattr(base(input_ids=torch.tensor([tokens], device=device), use_cache=True), "past_key_values", None)
+        cache = getattr(base(input_ids=torch.tensor([tokens], device=device), use_cache=True), "cache", None)
     return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 

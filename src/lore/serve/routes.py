@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse
 
-from lore.ask import Question
 from lore.embedding.tokens import Conversation
 from lore.preferences import Turns, as_json, text_of
 from lore.serve.access import Access, Caller
@@ -44,7 +43,7 @@ from lore.serve.schemas import (
     relevance,
     turns_of,
 )
-from lore.serve.service import Scored, Service
+from lore.serve.service import Asked, Scored, Service
 from lore.serve.tastes import likes
 from lore.users import Event
 
@@ -224,14 +223,14 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     @router.get("/next")
     def next_of_run(user: User, caller: Caller = reader) -> QuestionAnswer:
         """What to ask a person next, among the run's own responses."""
-        return _question(*service.next_question(caller.tenant, user))
+        return _question(service.next_question(caller.tenant, user))
 
     @router.post("/next")
     def next_of(user: User, request: QuestionRequest, caller: Caller = reader) -> QuestionAnswer:
         """What to ask a person next, among responses that are given."""
         prompt = turns_of(request.prompt, "user")
         pool = [(prompt, turns_of(candidate, "assistant")) for candidate in request.candidates]
-        return _question(*service.next_question(caller.tenant, user, pool))
+        return _question(service.next_question(caller.tenant, user, pool))
 
     return router
 
@@ -313,12 +312,13 @@ def _exported(event: Event) -> dict[str, Any]:
     return row if other == prompt else {**row, "rejected_prompt": as_json(other)}
 
 
-def _question(question: Question, sides: Sequence[Conversation]) -> QuestionAnswer:
-    first, second = sides
+def _question(asked: Asked) -> QuestionAnswer:
+    first, second = asked.sides
     return QuestionAnswer(
         prompts=[text_of(first[0]), text_of(second[0])],
         responses=[text_of(first[1]), text_of(second[1])],
-        information=question.information,
-        gain=question.gain,
-        stop=question.stop,
+        information=asked.question.information,
+        gain=asked.question.gain,
+        stop=asked.question.stop,
+        left=asked.left,
     )

@@ -204,6 +204,7 @@ class QuestionAnswer(BaseModel):
     information: float
     gain: float
     stop: bool
+    left: int = Field(description="questions that are worth asking from here on, this one among them; 20 at most")
 
 
 class RewardRequest(BaseModel):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from lore.ask import Question, next_comparison
+from lore.ask import Question, next_comparisons
 from lore.basis import RewardBasis
 from lore.embedding import Embeddings, Encoder
 from lore.embedding.tokens import Conversation
@@ -33,6 +33,7 @@ from lore.users import Batch, Conflict, Event, Gone, Receipt, UserStore
 
 TENANT = "default"  # of the run's own people, and of everybody where there are no tokens
 _REMEMBERED = 10_000  # people whose weights are held in memory
+_AHEAD = 20  # questions that are looked ahead
 _IMPORTED = 5_000  # of the run's events in one transaction
 
 
@@ -81,6 +82,21 @@ class Scored:
     ranked: Reranked
     truncated: list[bool]
     person: Person
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to ask now.
+
+    Attributes:
+        question: what it tells.
+        sides: the two conversations.
+        left: questions that are worth asking from here on, this one among them; 20 at most.
+    """
+
+    question: Question
+    sides: tuple[Conversation, Conversation]
+    left: int
 
 
 class Service:
@@ -241,10 +257,8 @@ class Service:
             raise GoneError("this person was erased; nothing of theirs is accepted any more")
         return outcome.version
 
-    def next_question(
-        self, tenant: str, user: str, pool: Sequence[Conversation] | None = None
-    ) -> tuple[Question, tuple[Conversation, Conversation]]:
-        """The comparison worth asking next, among responses that are given or those of the run, and its two sides.
+    def next_question(self, tenant: str, user: str, pool: Sequence[Conversation] | None = None) -> Asked:
+        """The comparison worth asking next, among responses that are given or those of the run.
 
         Raises:
             DataError: there are fewer than two responses to choose from.
@@ -254,12 +268,9 @@ class Service:
             return self._from_run(person)
         if len(set(pool)) < 2:
             raise DataError("`candidates` must hold two different responses at least; give more")
-        table = self.table(pool)
-        pairs = torch.combinations(torch.arange(len(pool)))
-        question = next_comparison(_known(person, table), person.served.basis, table, pairs)
-        return question, (pool[question.first], pool[question.second])
+        return _asked(person, self.table(pool), torch.combinations(torch.arange(len(pool))), pool.__getitem__)
 
-    def _from_run(self, person: Person) -> tuple[Question, tuple[Conversation, Conversation]]:
+    def _from_run(self, person: Person) -> Asked:
         """Among the run's own responses to one prompt, those pairs left out that the person has judged."""
         table, pairs, numbers = self._pool
         if pairs is not None and person.judged:
@@ -268,9 +279,7 @@ class Service:
             pairs = pairs[~torch.isin(pairs @ self._code, judged @ self._code)]
         if pairs is not None and len(pairs) == 0:
             raise DataError("this person has judged every pair that the run has; give `candidates`")
-        question = next_comparison(_known(person, table), person.served.basis, table, pairs)
-        first, second = (self.preferences.conversation(row) for row in (question.first, question.second))
-        return question, (first, second)
+        return _asked(person, table, pairs, self.preferences.conversation)
 
     @cached_property
     def _pool(self) -> tuple[Tensor, Tensor | None, dict[bytes, int]]:
@@ -312,6 +321,14 @@ def _stranger(served: Served) -> Person:
     basis = served.basis
     covariance = torch.eye(basis.columns, dtype=torch.float64) if basis.family == "gaussian" else None
     return Person(served, 0, 0, [], None, covariance)
+
+
+def _asked(person: Person, table: Tensor, pairs: Tensor | None, said: Callable[[int], Conversation]) -> Asked:
+    """What to ask a person among pairs of rows of a table, whose conversations `said` gives."""
+    questions = next_comparisons(_known(person, table), person.served.basis, table, pairs, count=_AHEAD)
+    worth = (place for place, question in enumerate(questions) if question.stop)
+    first = questions[0]
+    return Asked(first, (said(first.first), said(first.second)), next(worth, len(questions)))
 
 
 def _known(person: Person, table: Tensor) -> UserWeights:
