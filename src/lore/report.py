@@ -16,6 +16,7 @@ from lore.diagnostics import Collapse, LearningCurve, collapse, learning_curve
 from lore.errors import MissingExtra
 from lore.evaluate import Gain, Result, Sweep, gain
 from lore.files import write_json, write_text
+from lore.noise import Noise, learn_noise
 from lore.pairs import Pairs, Split
 from lore.personalize import fit_weights
 from lore.preferences import Preferences, text_of
@@ -135,6 +136,7 @@ class Rigour:
         groups: the gain with one group left out.
         curve: what more comparisons of a new person would bring, where that can be told.
         collapse: how many directions the chosen model uses.
+        noise: how consistently people choose, beside what the chosen model says.
     """
 
     calibrations: dict[str, Calibration]
@@ -144,6 +146,7 @@ class Rigour:
     groups: Sensitivity
     curve: LearningCurve | None
     collapse: Collapse
+    noise: Noise
 
 
 def rigour(split: Split, sweep: Sweep) -> Rigour:
@@ -164,6 +167,7 @@ def rigour(split: Split, sweep: Sweep) -> Rigour:
         groups=without_one_group(test, personal - common),
         curve=learning_curve(sweep.by_shots, sweep.baseline) if sweep.by_shots else None,
         collapse=collapse(sweep.chosen, split.seen_train),
+        noise=learn_noise(test, torch.logit(chances[-1], eps=1e-12)),
     )
 
 
@@ -232,6 +236,13 @@ def _rigour_json(found: Rigour) -> dict[str, Any]:
         },
         "learning_curve": None if found.curve is None else asdict(found.curve),
         "collapse": asdict(found.collapse),
+        "noise": {
+            "median": found.noise.median,
+            "spread": found.noise.spread,
+            "tie": found.noise.tie,
+            "noisier": int((found.noise.low > 1).sum()),
+            "steadier": int((found.noise.high < 1).sum()),
+        },
     }
 
 
@@ -373,6 +384,13 @@ def _beyond(found: Rigour, whom: str) -> Iterator[str]:
         f"People's rewards differ along {found.collapse.effective_rank:.1f} directions (effective rank); the two that "
         f"are most alike have a cosine of {found.collapse.largest_cosine:.2f}"
         + (f", and weights {entropy:.0%} of the entropy of equal ones." if entropy is not None else ".")
+    )
+    noise = found.noise
+    noisier, steadier = int((noise.low > 1).sum()), int((noise.high < 1).sum())
+    yield (
+        f"People choose {noise.median:.2f} times as noisily as the model says in the median; {noisier} surely more "
+        f"noisily and {steadier} surely less than it says"
+        + (f". They call it a tie with a propensity of {noise.tie:.2f} (Davidson)." if noise.tie > 0 else ".")
     )
 
 
