@@ -15,8 +15,8 @@ SOURCE = ROOT / "src" / "lore"
 # A module imports only from those above it (docs/architecture.md).
 ORDER = """errors files progress simplex objective optimize descent charts gaussian recipe preferences sources check
 embedding pairs basis simulate problem config checkpoint cost tastes fitter fit personalize evaluate calibration
-significance diagnostics noise experiments report run train demo reproduce ask questionnaire rewards score users serve cli
-compat""".split()  # noqa: SIM905
+significance diagnostics noise experiments report run train demo reproduce ask questionnaire rewards score users serve
+cli compat""".split()  # noqa: SIM905
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 

@@ -183,8 +183,9 @@ def _depth(body: bytes) -> int:
 
 
 async def _refused(send: Send, status: int, detail: str, retry: int | None = None) -> None:
-    headers = [(b"content-type", b"application/json")]
+    body = json.dumps({"detail": detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if retry is not None:
         headers.append((b"retry-after", str(retry).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": detail}).encode()})
+    await send({"type": "http.response.body", "body": body})
