@@ -44,6 +44,7 @@ def main() -> None:
     found["one_update_ms_80_columns_50_pairs"] = round(1e3 * timed(lambda: fit_weights(pairs, basis), 30)[0], 2)
     basis, pairs = somebody(25, rng)
     people = fit_weights(pairs, basis)
+    found["one_update_ms_25_columns_50_pairs"] = round(1e3 * timed(lambda: fit_weights(pairs, basis), 30)[0], 2)
     candidates = torch.randint(len(pairs.vectors), (100_000, 2), generator=rng)
     found["one_question_ms_100000_candidates_25_columns"] = round(
         1e3 * timed(lambda: lore.next_comparison(people, basis, pairs.vectors, candidates), 15)[0], 1

@@ -309,12 +309,9 @@ class Fitter:
             raise ConfigError(
                 f"`rank` must be at most the {features.shape[1]} features of these pairs, got {config.rank}"
             )
-        center, strength, of_folds = self._centers(config)
+        center, strength = self._center(config)
         problem = TasteProblem(self.pairs, config, center, features)
-        folds = [
-            (TasteProblem(fold.pairs, config, own, taste_features(fold.pairs)), fold.held_out)
-            for fold, own in zip(self.folds(config.seed), of_folds, strict=True)
-        ]
+        folds = [self._taste_fold(fold, config, strength) for fold in self.folds(config.seed)]
         course = TasteSearch(folds, config).course()
         taste = problem.taste(course)
         basis = problem.basis(taste, course.rank if config.rank == "auto" else config.rank)
@@ -331,14 +328,17 @@ class Fitter:
             validation=course.validation,
         )
 
-    def _centers(self, config: FitConfig) -> tuple[Tensor, float, list[Tensor]]:
-        """The pooled direction, its strength, and the pooled directions of the folds."""
+    def _center(self, config: FitConfig) -> tuple[Tensor, float]:
+        """The pooled direction, and its strength."""
         if config.strength == "auto":
             pooled = self.pooled(config)
-            return pooled.direction, pooled.strength, pooled.of_folds
-        parts: list[_Fold | Fitter] = [self, *self.folds(config.seed)]
-        center, *of_folds = [self._fit_pooled(part, None, config, config.strength).point.squeeze(1) for part in parts]
-        return center, config.strength, of_folds
+            return pooled.direction, pooled.strength
+        return self._fit_pooled(self, None, config, config.strength).point.squeeze(1), config.strength
+
+    def _taste_fold(self, fold: _Fold, config: FitConfig, strength: float) -> tuple[TasteProblem, Pairs]:
+        """Of a fold, the problem of its training part around its own center, and its held-out pairs."""
+        center = self._fit_pooled(fold, None, config, strength).point.squeeze(1)
+        return TasteProblem(fold.pairs, config, center, taste_features(fold.pairs)), fold.held_out
 
 
 def _validation(fit: Fit) -> float:

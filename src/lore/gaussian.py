@@ -43,6 +43,10 @@ class Taste:
         """Mean over the features."""
         return float(self.root.square().sum() / len(self.root))
 
+    def scaled(self, scale: float) -> "Taste":
+        """The same with the covariance multiplied by a number."""
+        return Taste(scale**0.5 * self.root, self.change)
+
 
 def principal_features(vectors: Tensor, most: int = MOST_FEATURES) -> Features:
     """Principal components of vectors `[rows, dim]`, at most `most`, under one global scale.

@@ -19,6 +19,7 @@ from lore.objective import pair_curvature, pair_loss, pair_slope
 _BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
 _INTERIOR_STEP = 0.995  # share of the way to the boundary that a step may go
+_CHORD = 0.01  # a Newton step that shrinks the gap to less is followed by one with the same Hessian
 _DAMPING = 1e-13  # of the Hessian's trace, added to its diagonal
 _ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
 
@@ -324,23 +325,28 @@ def gaussian_weights(
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
     for block in choices.blocks(projected, offset):
         point = weights[block.users] if start is None else start[block.users].double()
-        iteration, margin = 0, block.margins(point)
+        iteration, margin, precision, before = 0, block.margins(point), None, torch.inf
         while True:
             gradient = point + block.gradient(margin)
             bound = gradient.square().sum(1) / 2
             if iteration == max_iterations or bool((bound <= tolerance).all()):
                 break
-            point, margin = _gaussian_step(block, point, margin, gradient)
-            iteration += 1
+            worst = float(bound.max())
+            if precision is None or worst > _CHORD * before:
+                precision = _Precision(block, margin)
+            point, margin = _gaussian_step(block, precision, point, margin, gradient)
+            iteration, before = iteration + 1, worst
         weights[block.users], gap[block.users] = point, bound
         if moments:
             moment += point.T @ point + _Precision(block, margin).covariance_sum()
     return Posterior(weights, gap, moment)
 
 
-def _gaussian_step(block: _Block, point: Tensor, margin: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _gaussian_step(
+    block: _Block, precision: "_Precision", point: Tensor, margin: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
     """A Newton step, shortened where it must be: the new weights, and their margins."""
-    step = -_Precision(block, margin).solve(gradient)
+    step = -precision.solve(gradient)
     slope = (gradient * step).sum(1)
     moved = (block.projected @ step[:, :, None]).squeeze(2)
 

@@ -4,9 +4,10 @@ Held-out groups choose how much people may differ at all (the variance that tast
 likelihood, the number of tastes, and how far expectation-maximization goes, none at all among the choices.
 """
 
+import math
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import TypeVar
@@ -21,7 +22,7 @@ from lore.gaussian import Taste, learn_taste, principal_features
 from lore.objective import moderated
 from lore.optimize import Posterior, UserChoices, gaussian_variances, gaussian_weights
 from lore.pairs import Pairs
-from lore.problem import GAUSSIAN_TOLERANCE, gaussian_choices, likelihood
+from lore.problem import GAUSSIAN_TOLERANCE, gaussian_choices, likelihood, repetition
 
 Value = TypeVar("Value", int, float)
 
@@ -30,7 +31,7 @@ _FIRST_VARIANCE = 10**-1.5
 _RANKS = (1, 2, 4, 8, 16)
 _FIRST_RANK = 8
 _TEMPERINGS = (1.0, 2.0, 4.0)
-_SCALES = (1.0, 0.5)  # of the covariance that was learned: from pairs that share items it comes out too large
+_SCALES = (1.0, 0.5, 0.25)  # of the covariance that was learned: from pairs that share items it comes out too large
 _MOST_ITERATIONS = 60
 _PATIENCE = 2  # iterations without a better loss after which no more are tried
 _BETTER = 1e-4  # nats that make a loss better
@@ -59,6 +60,10 @@ class Course:
     validation: float
 
 
+# Of pairs that share items, which are too few to choose by, what does well in general (docs/results.md).
+_REPEATED = Course(rank=8, tempering=4.0, variance=0.01, iterations=8, scale=0.5, validation=math.inf)
+
+
 def taste_features(pairs: Pairs) -> Tensor:
     """Principal components `[dim, features]` of the items that are learned from.
 
@@ -82,6 +87,11 @@ class TasteProblem:
         """Features, and the largest rank."""
         return self.features.shape[1]
 
+    @cached_property
+    def is_repeated(self) -> bool:
+        """Whether most pairs are of people whose pairs share items."""
+        return float(repetition(self.pairs)[self.pairs.user].median()) >= 2
+
     def path(self, rank: int, tempering: float, variance: float) -> Iterator[Taste]:
         """The covariance of tastes after each iteration."""
         pairs = self.pairs
@@ -97,7 +107,7 @@ class TasteProblem:
         """What a course leads to."""
         path = self.path(course.rank, course.tempering, course.variance)
         found = next(islice(path, course.iterations - 1, None)) if course.iterations else self.alike(course.variance)
-        return Taste(course.scale**0.5 * found.root, found.change)
+        return found.scaled(course.scale)
 
     def basis(self, taste: Taste, rank: int) -> RewardBasis:
         """The basis of some tastes; where they are nothing everybody is the center."""
@@ -141,55 +151,83 @@ class TasteSearch:
 
     def course(self) -> Course:
         """The one that predicts held-out groups best, among those that the configuration leaves open."""
-        nothing = Course(0, 1.0, 0.0, 0, 1.0, self._loss([fold.problem.alike(0.0) for fold in self._folds]))
-        losses = climb(_VARIANCES, _FIRST_VARIANCE, lambda variance: self._alike(variance))
-        variance = min(losses, key=losses.__getitem__)
-        alike = Course(0, 1.0, variance, 0, 1.0, losses[variance])
-        impersonal = min(nothing, alike, key=_validation)
+        nothing = self._judged(Course(0, 1.0, 0.0, 0, 1.0, math.inf))
         rank = _FIRST_RANK if self._config.rank == "auto" else self._config.rank
+        if rank > 0 and self._is_repeated:
+            tempering = _REPEATED.tempering if self._config.tempering == "auto" else self._config.tempering
+            best = self._judged(replace(_REPEATED, rank=rank, tempering=tempering))
+            return self._fewest(best, nothing) if self._config.rank == "auto" else min(nothing, best, key=_validation)
+        losses = climb(_VARIANCES, _FIRST_VARIANCE, self._alike)
+        variance = min(losses, key=losses.__getitem__)
+        impersonal = min(nothing, Course(0, 1.0, variance, 0, 1.0, losses[variance]), key=_validation)
         if rank == 0:
             return impersonal
-        given = self._config.tempering
-        temperings = _TEMPERINGS if given == "auto" else (given,)
-        best = min((self._best(rank, tempering, variance) for tempering in temperings), key=_validation)
-        if self._config.rank == "auto":
-            best = self._fewest(best)
-            return impersonal if impersonal.validation <= best.validation + _WORTH else best
-        return min(impersonal, best, key=_validation)
+        best = self._scaled(self._tempered(rank, variance))
+        return self._fewest(best, impersonal) if self._config.rank == "auto" else min(impersonal, best, key=_validation)
 
-    def _fewest(self, first: Course) -> Course:
-        """The fewest tastes that predict about as well as any number does: a taste more has to be worth it."""
+    def _tempered(self, rank: int, variance: float) -> Course:
+        """The best power of the likelihood, and number of iterations."""
+        temperings = _TEMPERINGS if self._config.tempering == "auto" else (self._config.tempering,)
+        tried: dict[float, Course] = {}
+
+        def loss(tempering: float) -> float:
+            tried[tempering] = self._best(rank, tempering, variance)
+            return tried[tempering].validation
+
+        climb(temperings, temperings[0], loss)
+        return min(tried.values(), key=_validation)
+
+    @property
+    def _is_repeated(self) -> bool:
+        return all(fold.problem.is_repeated for fold in self._folds)
+
+    def _judged(self, course: Course) -> Course:
+        """The same with its loss on these folds."""
+        return replace(course, validation=self._loss([fold.problem.taste(course) for fold in self._folds]))
+
+    def _scaled(self, course: Course) -> Course:
+        """The same with the best scale of its covariance, and the loss of that."""
+        tastes = [fold.problem.taste(course) for fold in self._folds]
+        losses = climb(_SCALES, 1.0, lambda scale: self._loss([taste.scaled(scale) for taste in tastes]))
+        scale = min(losses, key=losses.__getitem__)
+        return replace(course, scale=scale, validation=losses[scale])
+
+    def _fewest(self, first: Course, impersonal: Course) -> Course:
+        """The fewest tastes that predict about as well as any number does: a taste more has to be worth it.
+
+        Of repeated items, which tell little, as many as do well in general, unless others surely do better.
+        """
+        worth = -_WORTH if self._is_repeated else _WORTH
         ranks = [rank for rank in _RANKS if rank <= min(fold.problem.most for fold in self._folds)]
         place = bisect(ranks, first.rank)
         best = first
         for rank in ranks[place:]:
-            more = self._best(rank, first.tempering, first.variance)
+            more = self._judged(replace(first, rank=rank))
             if more.validation > best.validation - _WORTH:
                 break
             best = more
         if best is first:
             for rank in ranks[: place - 1][::-1]:
-                fewer = self._best(rank, first.tempering, first.variance)
-                if fewer.validation > first.validation + _WORTH:
+                fewer = self._judged(replace(first, rank=rank))
+                if fewer.validation > first.validation + worth:
                     break
                 best = fewer
-        return best
+        return impersonal if impersonal.validation <= best.validation + worth else best
 
     def _alike(self, variance: float) -> float:
         return self._loss([fold.problem.alike(variance) for fold in self._folds])
 
     def _best(self, rank: int, tempering: float, variance: float) -> Course:
-        """The best number of iterations, and scale of what they learn."""
+        """The best number of iterations."""
         paths = [fold.problem.path(rank, tempering, variance) for fold in self._folds]
         best = Course(rank, tempering, variance, 0, 1.0, float("inf"))
         reached = 0
         for iteration, tastes in enumerate(zip(*paths, strict=True), start=1):
-            for scale in _SCALES:
-                loss = self._loss([Taste(scale**0.5 * taste.root, taste.change) for taste in tastes])
-                if loss < best.validation - _BETTER:
-                    reached = iteration
-                if loss < best.validation:
-                    best = Course(rank, tempering, variance, iteration, scale, loss)
+            loss = self._loss(tastes)
+            if loss < best.validation - _BETTER:
+                reached = iteration
+            if loss < best.validation:
+                best = Course(rank, tempering, variance, iteration, 1.0, loss)
             if iteration == _MOST_ITERATIONS or iteration - reached >= _PATIENCE:
                 break
         return best

@@ -13,22 +13,24 @@ def likes(service: Service, person: Person) -> list[Liking]:
     """The directions in which a person's weights differ most from the population's, with examples at both ends."""
     basis = person.served.basis
     apart = (person.weights - basis.population)[: max(basis.rank, 1)]
-    found = []
+    found: list[Liking] = []
+    shown: set[str] = set()
     for column in apart.abs().argsort(descending=True)[:_DIRECTIONS].tolist():
         sign = 1.0 if float(apart[column]) >= 0 else -1.0
         order = (sign * service.along(basis, column)).argsort(descending=True)
-        ends = [_texts(service, rows) for rows in (order, order.flip(0))]
+        ends = [_texts(service, rows, shown) for rows in (order, order.flip(0))]
         found.append(Liking(direction=column, strength=abs(float(apart[column])), more=ends[0], less=ends[1]))
     return found
 
 
-def _texts(service: Service, rows: Tensor) -> list[str]:
-    """The first distinct responses, shortened."""
+def _texts(service: Service, rows: Tensor, shown: set[str]) -> list[str]:
+    """The first responses that were not shown, shortened; now they are."""
     texts: list[str] = []
     for row in rows.tolist():
         text = text_of(service.preferences.conversation(row)[1]).strip()[:_EXCERPT]
-        if text and text not in texts:
+        if text and text not in shown:
             texts.append(text)
+            shown.add(text)
         if len(texts) == _SHOWN:
             break
     return texts
