@@ -160,6 +160,10 @@ def test_questions_are_asked_among_what_is_given_or_what_the_run_has(client: Cli
     asked = client.next("u3")
     assert asked["prompts"][0] == asked["prompts"][1]
     assert asked["responses"][0] != asked["responses"][1]
+    assert 0 <= asked["left"] <= 20
+    assert asked["stop"] == (asked["left"] == 0)
+    client.feedback("ann", choices(12))
+    assert client.next("ann", "q", [f"{SHORT} 1", f"{SHORT} 2"])["left"] == 0  # long known, or told apart by nothing
     with pytest.raises(ServerError, match="two different"):
         client.next("ann", "q", [LONG, LONG])
 

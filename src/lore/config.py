@@ -32,8 +32,8 @@ class FitConfig:
         penalty: "distance" or "cosine" to the reference.
         average: whether users or pairs count alike.
         temperature: of the link.
-        tempering: power 1/tempering of the likelihood while the covariance is learned, or "auto" (gaussian): pairs
-            that share items are not independent.
+        tempering: power 1/tempering of the likelihood while the covariance is learned, or "auto" (gaussian): 4 for
+            pairs that share items, which are not independent, and 1, 2 or 4 by held-out groups for others.
         tolerance: of the gap `|gradient| |basis| / objective` at which a fit is converged.
         max_iterations: steps at most.
         seed: of starts and folds.

@@ -1,7 +1,9 @@
 """How tastes are learned from pairs: what held-out groups choose, and the basis that comes of it.
 
 Held-out groups choose how much people may differ at all (the variance that tastes begin with), the power of the
-likelihood, the number of tastes, and how far expectation-maximization goes, none at all among the choices.
+likelihood, the number of tastes, and how far expectation-maximization goes, none at all among the choices. Of the few
+items that many pairs share they would choose tastes that are too strong: there they only say whether what does well in
+general does so here.
 """
 
 import math
@@ -31,7 +33,7 @@ _FIRST_VARIANCE = 10**-1.5
 _RANKS = (1, 2, 4, 8, 16)
 _FIRST_RANK = 8
 _TEMPERINGS = (1.0, 2.0, 4.0)
-_SCALES = (1.0, 0.5, 0.25)  # of the covariance that was learned: from pairs that share items it comes out too large
+_SCALES = (1.0, 0.5, 0.25)  # of the covariance that was learned, which is of the training items above all
 _MOST_ITERATIONS = 60
 _PATIENCE = 2  # iterations without a better loss after which no more are tried
 _BETTER = 1e-4  # nats that make a loss better
