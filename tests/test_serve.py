@@ -1,5 +1,6 @@
 """The server's promises, one after the other."""
 
+import asyncio
 import json
 import math
 import sqlite3
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import schemathesis
 import torch
-from fastapi.testclient import TestClient
+from fastapi.testclient import TestClient as AnyHostClient
 from hypothesis import HealthCheck, given, settings
 from typer.testing import CliRunner
 
@@ -27,7 +28,8 @@ from lore.errors import ConfigError, StoreError
 from lore.files import read_json
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
-from lore.run import Run
+from lore.preferences import Preferences
+from lore.run import Run, save_users
 from lore.serve.app import Application, create_app
 from lore.serve.client import Client, ServerError
 from lore.serve.database import Database
@@ -40,6 +42,16 @@ from lore.sources import load, read
 from lore.train import TrainConfig, train
 from lore.users import Accepted, Batch, Conflict, Event, Gone
 from serving import LONG, SHORT, Server, Teller, choices
+
+
+class TestClient(AnyHostClient):
+    """Calls the server as this machine does."""
+
+    __test__ = False
+
+    def __init__(self, app: Any, **settings: Any) -> None:
+        super().__init__(app, base_url="http://127.0.0.1", **settings)
+
 
 ENDED = (0, -15)  # uvicorn finishes its work and then ends by the signal
 SECRET = "xylophone zebra quartz"
@@ -493,7 +505,16 @@ def test_a_token_is_stored_hashed_rotated_with_overlap_and_revoked_in_use(run: P
         with pytest.raises(ServerError, match="401"):
             Client(http=http, token=tokens["one"]).user("x")
         assert Client(http=http, token=new).user("x")["comparisons"] == 0
-    assert any(token_id in line and "until" in line for line in change_tokens(url, None, [], None, None, 0, None))
+    assert any(token_id in line and "ended" in line for line in change_tokens(url, None, [], None, None, 0, None))
+    with pytest.raises(ConfigError, match="that is valid"):  # what is revoked is not brought back
+        change_tokens(url, None, [], None, token_id, 10, None)
+    brief = change_tokens(url, "one", ["read"], 1, None, 0, None)[0].split("_")[1]
+    change_tokens(url, None, [], None, brief, 10_000, None)
+    kept = [line for line in change_tokens(url, None, [], None, None, 0, None) if "read, until" in line]
+    assert len({line.split("until")[1] for line in kept}) == 1  # the new one ends when the old one would have
+    assert len(kept) == 2
+    with pytest.raises(ConfigError, match="name a tenant"):
+        change_tokens(url, " ", ["read"], None, None, 0, None)
     for bad in ({"scopes": ["rule"], "create": "x"}, {"rotate": "nothing"}, {"revoke": "nothing"}):
         given = {"create": None, "scopes": [], "rotate": None, "revoke": None, **bad}
         with pytest.raises(ConfigError):
@@ -587,6 +608,69 @@ def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
     assert evaluate_step(run)["seen_test"].users >= 1  # the run is whole without them
 
 
+def test_each_of_several_erasures_stays_done_and_weights_without_rows_go_too(run: Path) -> None:
+    ids = read_json(run / "users" / "ids.json")
+    weights = Run.load(run).weights
+    save_users(run / "users", [*ids, "personalized later"], torch.cat([weights, weights[:1]]))
+    with TestClient(create_app(run)) as http:
+        client = Client(http=http)
+        assert all(client.erase(user)["run"] for user in ("u2", "u3", "personalized later"))
+        assert not client.erase("u2")["run"]
+        client.feedback("ann", choices(1))
+    assert not {"u2", "u3", "personalized later"} & set(Run.load(run).users)
+    table = load(run / "preferences.parquet")
+    assert not {"u2", "u3"} & set(table.users)
+    assert len(Run.load(run).users) == len(ids) - 2
+
+
+def test_an_erasure_that_was_cut_short_is_finished_when_asked_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestClient(create_app(run)) as http:
+        client = Client(http=http)
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Preferences, "to_parquet", full)
+            with pytest.raises(ServerError, match="try again") as caught:
+                client.erase("u4")
+            assert caught.value.status == 503
+        assert client.erase("u4")["run"]
+    split = read_json(run / "split.json")
+    table = load(run / "preferences.parquet")
+    assert split["data"] == table.fingerprint()
+    kept = [row for rows in split["comparisons"].values() if rows is not None for row in rows]
+    assert max(kept) < len(table)
+    assert "u4" not in table.users
+
+
+def test_what_others_chose_between_keeps_its_vectors(run: Path) -> None:
+    mine = next(row for row in load(run / "preferences.parquet").conversation_keys())
+    with TestClient(create_app(run)) as http:
+        client = Client(http=http)
+        export = client.export("u0")[0]
+        shared = {side: export[side] for side in ("prompt", "chosen", "rejected")}
+        client.feedback("ann", [shared])
+        client.erase("u0")
+        assert client.user("ann")["comparisons"] == 1
+    assert mine
+    with TestClient(create_app(run)) as http:
+        assert Client(http=http).user("ann")["personalized"]
+        assert http.get("/v1/overview").status_code == 200
+
+
+def test_a_refused_batch_leaves_no_vector(tmp_path: Path) -> None:
+    opened = Database(str(tmp_path / "events.sqlite"))
+    opened.store.erase("default", "ann")
+    batches = [Batch("default", events("ann", 1)), Batch("default", events("bob", 1, 5))]
+    vectors = {key: b"1234" for batch in batches for event in batch.events for key in event.keys}
+    assert isinstance(opened.store.append(batches, vectors)[0], Gone)
+    theirs = {key for event in batches[1].events for key in event.keys}
+    assert set(opened.store.vectors(vectors)) == theirs
+    assert opened.store.in_use(vectors) == theirs
+    opened.close()
+
+
 # --- limits, and bad input ----------------------------------------------------------------------------------------
 
 
@@ -601,6 +685,7 @@ def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
         (b'{"query": "q", "documents": ["a"], "top_n": NaN}', 422),
         (b'{"query": "q", "documents": [[{"role": "x", "content": "y"}]]}', 422),
         (b"[" * 100_000, 422),
+        (b'"' + b'\\"' * 1_000_000, 422),
         (b'{"query": "' + b"x" * 10_000_000 + b'", "documents": ["a"]}', 413),
         (b"\xff\xfe", 422),
     ],
@@ -609,6 +694,42 @@ def test_what_cannot_be_used_is_refused(http: TestClient, body: bytes, status: i
     answer = http.post("/v1/rerank", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert "detail" in answer.json()
+
+
+def test_names_with_slashes_and_per_cents_are_peoples_own(client: Client) -> None:
+    for name in ("a/b", "ann/export", "50%", "a%2Fb", "./x"):
+        client.feedback(name, [{"prompt": "q", "chosen": SHORT, "rejected": LONG}])
+        known = client.user(name)
+        assert (known["user"], known["comparisons"]) == (name, 1)
+    assert client.erase("a/b")["events"] == 1
+    assert client.user("a%2Fb")["comparisons"] == 1
+
+
+def test_a_request_that_does_not_arrive_is_given_up(run: Path) -> None:
+    gate = create_app(run, limits=Limits(reading=0.01))
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/score", "headers": [(b"host", b"localhost:80")]}
+    asyncio.run(gate(scope, never, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+def test_without_tokens_nobody_is_answered_who_calls_it_by_another_name(run: Path) -> None:
+    with TestClient(create_app(run)) as http:
+        assert http.get("/v1/users/u0/export", headers={"host": "evil.example"}).status_code == 403
+        assert http.get("/v1/users/u0/export", headers={"host": "localhost:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("label", ["\0", "x" * 257, "\ud800"])
+def test_a_label_that_is_no_name_is_refused(http: TestClient, label: str) -> None:
+    body = json.dumps({"query": ["a"], "labels": [label]})
+    assert http.post("/get_reward", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", '"x"'])
@@ -661,6 +782,16 @@ def test_more_at_once_than_is_worked_on_is_turned_away_at_once(run: Path) -> Non
         leave.set()
         thread.join()
         assert first == [200]
+
+
+def test_a_key_that_was_used_is_for_the_same_choices_only(http: TestClient) -> None:
+    def told(rows: list[dict[str, Any]]) -> int:
+        rows = [{name: value for name, value in row.items() if name != "event_id"} for row in rows]
+        answer = http.post("/v1/users/ann/feedback", json={"comparisons": rows}, headers={"Idempotency-Key": "k"})
+        return answer.status_code
+
+    assert [told(choices(1)), told(choices(1)), told(choices(2)), told(choices(1, 7))] == [200, 200, 409, 409]
+    assert http.get("/v1/users/ann").json()["comparisons"] == 1
 
 
 def test_limits_are_checked() -> None:
@@ -927,7 +1058,14 @@ def test_a_database_that_goes_and_comes_back_is_503_meanwhile(run: Path, fresh_p
 @pytest.fixture
 def described(run: Path) -> Iterator[Any]:
     own = Application(run)
-    yield schemathesis.openapi.from_asgi("/openapi.json", own.gated())
+    gate = own.gated()
+
+    async def named(scope: Any, receive: Any, send: Any) -> None:
+        """The gate, by the name that it answers to without tokens."""
+        headers = [(name, b"127.0.0.1" if name == b"host" else value) for name, value in scope.get("headers", [])]
+        await gate({**scope, "headers": headers}, receive, send)
+
+    yield schemathesis.openapi.from_asgi("/openapi.json", named)
     own.close()
 
 

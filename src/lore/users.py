@@ -19,6 +19,7 @@ try:
 except ImportError:  # pragma: no cover - the extra is installed wherever the tests run
     raise MissingExtra("sqlalchemy", "serve") from None
 
+_LOCK = 0x4C6F5265  # of PostgreSQL's advisory locks
 _MANY = 500  # values in one list of a query
 
 metadata = sql.MetaData()
@@ -289,6 +290,7 @@ class UserStore:
 
     def _append(self, batches: Sequence[Batch], vectors: dict[bytes, bytes]) -> list[Outcome]:
         with self._engine.begin() as connection:
+            self._in_turn(connection, erasing=False)
             known = self._known(connection, batches)
             gone = self._gone(connection, batches)
             outcomes: list[Outcome | None] = []
@@ -300,7 +302,8 @@ class UserStore:
                     fresh += _added(batch, known)
             if fresh:
                 connection.execute(_events.insert(), fresh)
-                self._keep(connection, vectors)
+                keys = {row[side] for row in fresh for side in ("chosen_key", "rejected_key")}
+                self._keep(connection, {key: vectors[key] for key in keys & vectors.keys()})
             numbers = self._numbers(connection, batches)
         added = {(row["tenant"], row["event_id"]) for row in fresh}
         return [
@@ -446,7 +449,7 @@ class UserStore:
 
     def _user_key(self, tenant: str, user: str) -> str:
         """What tells that somebody was erased, and to nobody without the secret who it was."""
-        return hmac.new(self._secret, json.dumps([tenant, user]).encode(), sha256).hexdigest()
+        return self.digest(json.dumps([tenant, user]))
 
     def erase(self, tenant: str, user: str) -> Receipt:
         """Remove a person's events, and vectors that only they need; no later event of theirs is accepted.
@@ -456,6 +459,7 @@ class UserStore:
         key = self._user_key(tenant, user)
         own = sql.and_(_events.c.tenant == tenant, _events.c.user_id == user)
         with self._engine.begin() as connection:
+            self._in_turn(connection, erasing=True)
             sides = connection.execute(sql.select(_events.c.chosen_key, _events.c.rejected_key).where(own)).all()
             removed = connection.execute(_events.delete().where(own)).rowcount
             vectors = 0
@@ -470,6 +474,25 @@ class UserStore:
             if known is None:
                 connection.execute(_erased.insert().values(user_key=key, receipt=receipt, at=time.time()))
         return Receipt(receipt, removed, vectors)
+
+    @staticmethod
+    def _in_turn(connection: sql.Connection, *, erasing: bool) -> None:
+        """Let no event come in between what an erasure reads and what it removes, from whichever process."""
+        if connection.dialect.name == "sqlite":
+            # The first write of a transaction takes the lock that there is one of.
+            connection.execute(_notes.update().where(_notes.c.name == "secret").values(value=_notes.c.value))
+            return
+        lock = "pg_advisory_xact_lock" if erasing else "pg_advisory_xact_lock_shared"
+        connection.execute(sql.select(getattr(sql.func, lock)(_LOCK)))
+
+    def in_use(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of these conversations that events compare."""
+        found: set[bytes] = set()
+        with self._engine.connect() as connection:
+            for some in _slices(list(keys)):
+                for side in (_events.c.chosen_key, _events.c.rejected_key):
+                    found |= set(connection.execute(sql.select(side).where(side.in_(some))).scalars())
+        return found
 
     def is_erased(self, tenant: str, user: str) -> bool:
         """Whether a person was erased."""
@@ -517,6 +540,20 @@ class UserStore:
         if not hmac.compare_digest(_digest(parts[2]), row.digest if row is not None else bytes(32)) or row is None:
             return None
         return None if row.expires is not None and row.expires < time.time() else _token(row)
+
+    def rotate_token(self, token_id: str, at: float) -> str | None:
+        """Another token in place of one that is valid, which ends at a time; None if there is none of this id."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sql.select(_tokens).where(_tokens.c.token_id == token_id)).first()
+        if row is None or (row.expires is not None and row.expires < time.time()):
+            return None
+        old = _token(row)
+        self.expire_token(token_id, at if old.expires is None else min(at, old.expires))
+        return self.create_token(old.tenant, old.scopes, old.expires)
+
+    def digest(self, text: str) -> str:
+        """What tells whether two texts are the same, and to nobody without the secret what they are."""
+        return hmac.new(self._secret, text.encode(), sha256).hexdigest()
 
     def expire_token(self, token_id: str, at: float) -> Token | None:
         """Let a token end at a time, in seconds since 1970; None if there is none of this id."""

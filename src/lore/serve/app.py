@@ -33,14 +33,15 @@ from lore.serve.turnstile import Turnstile
 from lore.serve.vectors import EncoderDownError
 
 HOST = "127.0.0.1"
+_OWN_HOSTS = (HOST, "localhost", "::1")
 _LOG = logging.getLogger("lore.serve")
 _STATUS: dict[type[LoreError], int] = {ConflictError: 409, GoneError: 410, NotYetError: 409, EncoderDownError: 503}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": meaning}
     for status, meaning in {
-        400: "not JSON",
         401: "no token, or none that is known",
-        403: "the token lacks a scope",
+        403: "the token lacks a scope, or without tokens the request is for another host",
+        408: "the request did not arrive in time",
         409: "an `event_id` was used for another choice, or the version is not known here yet",
         410: "the person was erased",
         413: "longer than this server takes",
@@ -108,7 +109,7 @@ class Application:
 
     def gated(self) -> Gate:
         """The ASGI application."""
-        return Gate(self.routed(), self.limits, self.metrics, self.turnstile)
+        return Gate(self.routed(), self.limits, self.metrics, self.turnstile, local=not self.needs_token)
 
 
 def create_app(run: str | Path, database: str | Path | None = None, limits: Limits | None = None) -> Gate:
@@ -135,6 +136,11 @@ def _name_refusals(app: FastAPI) -> None:
         _LOG.error("database: %s", type(error).__name__)
         return _problem(503, "the database cannot be reached or written; nothing was acknowledged, try again")
 
+    @app.exception_handler(OSError)
+    def unwritable(_: Request, error: OSError) -> JSONResponse:
+        _LOG.error("files: %s", type(error).__name__)
+        return _problem(503, "a file cannot be read or written; what was asked for is not done, try again")
+
 
 def _sayable(part: Any) -> Any:
     return part.encode("ascii", "backslashreplace").decode() if isinstance(part, str) else part
@@ -154,7 +160,7 @@ def serve(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     own = Application(run, database, limits)
-    if host != HOST and not own.needs_token:
+    if host not in _OWN_HOSTS and not own.needs_token:
         own.close()
         raise ConfigError(
             f"`host` {host} is open to others, and there are no tokens; make one with `lore token RUN --create TENANT`"

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sql
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from lore.errors import MissingExtra, StoreError
 from lore.users import UserStore
@@ -38,7 +38,10 @@ class Database:
             url = f"sqlite:///{url}"
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        parsed = sql.make_url(url)
+        try:
+            parsed = sql.make_url(url)
+        except ArgumentError:
+            raise StoreError("`database` must be a path or a URL like postgresql://user@host/name") from None
         self.name = parsed.render_as_string(hide_password=True)
         self._lock = _locked(Path(parsed.database or ""), self.name) if alone and _is_sqlite(parsed) else None
         try:

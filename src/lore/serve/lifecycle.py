@@ -65,7 +65,7 @@ class _VectorsOf:
         kept = kept_vectors(self._embeddings, self._store, keys)
         if not all(key in kept for key in keys):
             raise StoreError("vectors of some choices are missing; give the RUN folder that is served")
-        return torch.stack([vector_of(kept[key]) for key in keys])
+        return torch.stack([vector_of(kept[key]).values for key in keys])
 
 
 def _line(one: Standings) -> str:

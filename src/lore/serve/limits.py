@@ -1,5 +1,6 @@
 """Limits that are checked before a request is read: bytes, nesting, requests at once, requests a second."""
 
+import asyncio
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
+from urllib.parse import unquote
 
 from lore.errors import ConfigError
 from lore.serve.metrics import Metrics
@@ -21,8 +23,10 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _LOG = logging.getLogger("lore.serve")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_TOO_MANY = "too many requests at once; try again in a second"
+# The end of an open string counts as its end: otherwise every quote within would be tried as its beginning.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_KEPT = re.compile("(%2[Ff]|%25)")  # what stays encoded in a path, so that an id may hold a slash
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 
@@ -35,6 +39,7 @@ class Limits:
         depth: nesting of its JSON.
         at_once: requests that are there; more are turned away at once.
         computing: of them, those that compute; the others wait for their turn, for the encoder, or for the disk.
+        reading: seconds within which a request must have arrived.
         patience: seconds that a request of a burst may wait for its turn, a twentieth of which under lasting overload.
         rate: requests a second of one token, in the long run; 0 for no limit.
         burst: how many of them may come at once.
@@ -44,6 +49,7 @@ class Limits:
     depth: int = 32
     at_once: int = 64
     computing: int = 3
+    reading: float = 20.0
     patience: float = 0.1
     rate: float = 0.0
     burst: int = 100
@@ -52,6 +58,8 @@ class Limits:
         for name in ("body", "depth", "at_once", "computing", "burst"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {getattr(self, name)}")
+        if not 0 < self.reading < math.inf:
+            raise ConfigError(f"`reading` must be a positive number of seconds, got {self.reading}")
         if not 0 <= self.patience < math.inf:
             raise ConfigError(f"`patience` must be a number of seconds, 0 or more, got {self.patience}")
         if self.rate < 0:
@@ -84,8 +92,12 @@ class Buckets:
 class Gate:
     """Around the application: turns away what is too much, counts and logs the rest, names no person and no text."""
 
-    def __init__(self, app: Application, limits: Limits, metrics: Metrics, turnstile: Turnstile) -> None:
+    def __init__(
+        self, app: Application, limits: Limits, metrics: Metrics, turnstile: Turnstile, *, local: bool = False
+    ) -> None:
+        """Stand before `app`; `local` refuses requests that were meant for another host than this machine."""
         self._app, self._limits, self._metrics, self._turnstile = app, limits, metrics, turnstile
+        self._local = local
         self._at_work = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -103,11 +115,11 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        self._at_work += 1
+        if scope.get("raw_path"):
+            scope["path"] = _decoded(scope["raw_path"])
         try:
-            await self._handled(scope, receive, answered)
+            await self._read_and_handled(scope, receive, answered)
         finally:
-            self._at_work -= 1
             route = getattr(scope.get("route"), "path", "unknown")
             seconds = time.perf_counter() - begin
             self._metrics.request(scope["method"], route, status, seconds)
@@ -120,15 +132,20 @@ class Gate:
             }
             _LOG.info(json.dumps(line))
 
-    async def _handled(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _read_and_handled(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self._local and _host(scope) not in _LOCAL:
+            await _refused(send, 403, "without tokens this server is for its own machine: call it 127.0.0.1")
+            return
         if scope["path"] == "/livez":
             await self._app(scope, receive, send)
             return
-        if self._at_work > self._limits.at_once:
-            await _refused(send, 503, _TOO_MANY, retry=1)
-            return
         if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await _read(receive, self._limits.body)
+            try:
+                async with asyncio.timeout(self._limits.reading):
+                    body = await _read(receive, self._limits.body)
+            except TimeoutError:
+                await _refused(send, 408, f"the request did not arrive within {self._limits.reading:g} seconds")
+                return
             if body is None:
                 await _refused(send, 413, f"the request is longer than {self._limits.body:,} bytes; send less at once")
                 return
@@ -136,13 +153,31 @@ class Gate:
                 await _refused(send, 422, f"the JSON is nested deeper than {self._limits.depth}; send it flat")
                 return
             receive = _replayed(body, receive)
-        if not await self._turnstile.enter():
-            await _refused(send, 503, _TOO_MANY, retry=1)
+        self._at_work += 1
+        try:
+            await self._handled(scope, receive, send)
+        finally:
+            self._at_work -= 1
+
+    async def _handled(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self._at_work > self._limits.at_once or not await self._turnstile.enter():
+            await _refused(send, 503, "too many requests at once; try again in a second", retry=1)
             return
         try:
             await self._app(scope, receive, send)
         finally:
             self._turnstile.leave()
+
+
+def _decoded(raw: bytes) -> str:
+    """A path whose slashes and per cents within a segment stay encoded."""
+    parts = _KEPT.split(raw.partition(b"?")[0].decode("ascii", "replace"))
+    return "".join(part if _KEPT.fullmatch(part) else unquote(part) for part in parts)
+
+
+def _host(scope: Message) -> str:
+    named = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    return re.sub(r":\d+$", "", named)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

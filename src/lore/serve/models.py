@@ -40,7 +40,7 @@ class Models:
         """Keep a run's own basis; the first time that it is seen it is put into service."""
         known = {model.version for model in self._store.models()}
         own = self.add(basis).version
-        if own not in known:
+        if own not in known or not self._store.served():
             self.serve(own)
 
     def named(self, version: str) -> Served:

@@ -29,6 +29,7 @@ from lore.serve.schemas import (
     ModelStanding,
     Name,
     OverviewAnswer,
+    PathName,
     Place,
     QuestionAnswer,
     QuestionRequest,
@@ -47,7 +48,7 @@ from lore.serve.service import Asked, Scored, Service
 from lore.serve.tastes import likes
 from lore.users import Event
 
-User = Annotated[Name, PathParameter(description="the person's id")]
+User = Annotated[PathName, PathParameter(description="the person's id")]
 
 
 def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
@@ -158,15 +159,15 @@ def ranking(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     @router.post("/get_reward")
     def get_reward(request: RewardRequest, caller: Caller = reader) -> RewardAnswer:
         """OpenRLHF's remote reward model: a label that is a text is the user's id."""
-        rewards = []
+        asked: list[tuple[str | None, Conversation]] = []
         for at, text in enumerate(request.query):
             prompt = request.prompts[at] if at < len(request.prompts) else ""
             label = request.labels[at] if at < len(request.labels) else None
             response = text[len(prompt) :] if prompt and text.startswith(prompt) else text
-            said = (turns_of(prompt, "user"), turns_of(response, "assistant"))
             user = label if isinstance(label, str) and label else None
-            rewards.append(scored(caller, user, [said]).ranked.rewards[0])
-        return RewardAnswer(rewards=rewards)
+            asked.append((user, (turns_of(prompt, "user"), turns_of(response, "assistant"))))
+        service.vectors.of([said for _, said in asked])  # all at once; below they are remembered
+        return RewardAnswer(rewards=[scored(caller, user, [said]).ranked.rewards[0] for user, said in asked])
 
     return router
 
@@ -186,6 +187,8 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     ) -> FeedbackAnswer:
         """Learn from choices; answered when they are on disk. With an `Idempotency-Key` ids follow from it."""
         events = [_event(user, choice, idempotency_key, at) for at, choice in enumerate(request.comparisons)]
+        if idempotency_key is not None:
+            service.keyed(caller.tenant, idempotency_key, events)
         version = service.feedback(caller.tenant, events)
         metrics.events.inc(len(events))
         return FeedbackAnswer(user=user, accepted=len(events), weights_version=version)
@@ -212,6 +215,7 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
         """Remove a person from the database and the run; nothing of theirs is accepted after."""
         receipt = service.erase(caller.tenant, user)
         in_run = erase_from_run(service, caller.tenant, user)
+        service.overwrite()
         return EraseAnswer(receipt=receipt.receipt, events=receipt.events, vectors=receipt.vectors, run=in_run)
 
     @router.get("/export")

@@ -2,9 +2,10 @@
 
 import math
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lore.preferences import ROLES, Turns
 
@@ -30,6 +31,16 @@ def _role(role: str) -> str:
 
 Text = Annotated[str, Field(max_length=_MOST_CHARACTERS), AfterValidator(_storable)]
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+# In a path a slash stays encoded until the route is found (`lore.serve.limits`).
+PathName = Annotated[Name, BeforeValidator(lambda given: unquote(given) if isinstance(given, str) else given)]
+
+
+def _label(label: Any) -> Any:
+    if isinstance(label, str) and label:
+        if len(label) > 256:
+            raise ValueError("a user id must be of 256 characters at most")
+        return _storable(label)
+    return label
 
 
 Two = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -212,7 +223,9 @@ class RewardRequest(BaseModel):
 
     query: list[Text] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
     prompts: list[Text] = Field(default_factory=list)
-    labels: list[Any] = Field(default_factory=list, description="user ids, where they are texts")
+    labels: list[Annotated[Any, AfterValidator(_label)]] = Field(
+        default_factory=list, description="user ids, where they are texts"
+    )
 
 
 class RewardAnswer(BaseModel):

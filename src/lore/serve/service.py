@@ -1,5 +1,6 @@
 """What the server does, without HTTP: rewards for people, and weights that follow their choices."""
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,7 @@ class Service:
         Raises:
             StoreError: the store holds vectors of another encoder, or is damaged.
         """
-        self.run, self.store = run, store
+        self.run, self.store, self._pause = run, store, pause
         require_encoder(run, encoder)
         store.require_encoder(run.basis.encoder)
         self._embeddings = Embeddings.load(run.folder / "embeddings")
@@ -231,6 +232,17 @@ class Service:
         ranked = reranked(user, known, basis, table, person.weights, person.covariance)
         return Scored(ranked, [vector.truncated for vector in vectors], person)
 
+    def keyed(self, tenant: str, key: str, events: Sequence[Event]) -> None:
+        """Note that a request of these choices has a key of its own.
+
+        Raises:
+            ConflictError: the key was used for other choices.
+        """
+        said = json.dumps([[event.user, event.content()] for event in events])
+        digest = self.store.digest(said)
+        if self.store.noted(f"key {self.store.digest(json.dumps([tenant, key]))}", digest) != digest:
+            raise ConflictError("this `Idempotency-Key` was used for other choices; use a new one")
+
     def feedback(self, tenant: str, events: Sequence[Event]) -> int:
         """Commit choices; the version of the weights that has learned from them.
 
@@ -247,9 +259,7 @@ class Service:
         known = dict(zip(conversations, vectors, strict=True))
         sides = [said for event in events for said in (event.chosen, event.rejected)]
         in_run = self._embeddings.find(keys).tolist()
-        fresh = {
-            key: as_bytes(known[said].values) for key, said, row in zip(keys, sides, in_run, strict=True) if row < 0
-        }
+        fresh = {key: as_bytes(known[said]) for key, said, row in zip(keys, sides, in_run, strict=True) if row < 0}
         outcome = self._writer.append(Batch(tenant, events), fresh)
         if isinstance(outcome, Conflict):
             raise ConflictError(f"event_id {outcome.event_id!r} was used for another choice; use a new one")
@@ -313,8 +323,12 @@ class Service:
         with self._lock:
             for key in [key for key in self._people if key[:2] == (tenant, user)]:
                 del self._people[key]
-        self.store.vacuum()
         return receipt
+
+    def overwrite(self) -> None:
+        """Overwrite what was removed from the database, while others go on."""
+        with self._pause():
+            self.store.vacuum()
 
 
 def _stranger(served: Served) -> Person:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lore.errors import ConfigError
 from lore.serve.database import Database
-from lore.users import SCOPES, Token, UserStore
+from lore.users import SCOPES, Token
 
 _DAY, _MINUTE = 86_400.0, 60.0
 
@@ -33,6 +33,8 @@ def change_tokens(
     Raises:
         ConfigError: a scope or an id is not known.
     """
+    if create is not None and not create.strip():
+        raise ConfigError("`create` must name a tenant, got nothing")
     if unknown := set(scopes) - SCOPES:
         raise ConfigError(f"`scopes` must be of {', '.join(sorted(SCOPES))}, got {', '.join(sorted(unknown))}")
     database = Database(url, alone=False)
@@ -44,26 +46,22 @@ def change_tokens(
                 "(shown once: keep it where secrets are kept)",
             ]
         if rotate is not None:
-            old = _expired(database.store, rotate, time.time() + overlap * _MINUTE)
-            return [
-                database.store.create_token(old.tenant, old.scopes),
-                f"(shown once; {rotate} goes on for {overlap:g} minutes)",
-            ]
+            token = database.store.rotate_token(rotate, time.time() + overlap * _MINUTE)
+            if token is None:
+                raise ConfigError(f"there is no token {rotate!r} that is valid; `lore token RUN` lists them")
+            return [token, f"(shown once; {rotate} goes on for {overlap:g} minutes)"]
         if revoke is not None:
-            _expired(database.store, revoke, time.time() - 1)
+            if database.store.expire_token(revoke, time.time() - 1) is None:
+                raise ConfigError(f"there is no token {revoke!r}; `lore token RUN` lists them")
             return [f"{revoke} is revoked"]
         return [_line(token) for token in database.store.tokens()] or ["there are no tokens; make one with --create"]
     finally:
         database.close()
 
 
-def _expired(store: UserStore, token_id: str, at: float) -> Token:
-    token = store.expire_token(token_id, at)
-    if token is None:
-        raise ConfigError(f"there is no token {token_id!r}; `lore token RUN` lists them")
-    return token
-
-
 def _line(token: Token) -> str:
-    until = "" if token.expires is None else f", until {time.strftime('%Y-%m-%d %H:%M', time.localtime(token.expires))}"
+    until = ""
+    if token.expires is not None:
+        ended = "ended" if token.expires < time.time() else "until"
+        until = f", {ended} {time.strftime('%Y-%m-%d %H:%M', time.localtime(token.expires))}"
     return f"{token.token_id}: {token.tenant}, {','.join(sorted(token.scopes))}{until}"

@@ -21,25 +21,9 @@ from lore.users import UserStore
 
 _MOST_AT_ONCE = 256  # conversations in one call of the encoder
 _REMEMBERED = 2**28  # bytes of vectors
+_CUT = b"\1"
 
 Kept = Callable[[Sequence[bytes]], dict[bytes, bytes]]
-
-
-def as_bytes(vector: Tensor) -> bytes:
-    """A vector as it is kept: float32, the least significant byte first."""
-    return vector.float().cpu().numpy().astype("<f4").tobytes()
-
-
-def vector_of(kept: bytes) -> Tensor:
-    """The vector `[dim]` that `as_bytes` wrote."""
-    return torch.from_numpy(np.frombuffer(kept, "<f4").copy())
-
-
-def kept_vectors(embeddings: Embeddings, store: UserStore, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Those of some vectors that lie in a run, or in the database."""
-    rows = embeddings.find(list(keys)).tolist()
-    found = {key: as_bytes(embeddings.vectors[row]) for key, row in zip(keys, rows, strict=True) if row >= 0}
-    return found | store.vectors([key for key in keys if key not in found])
 
 
 class EncoderDownError(LoreError):
@@ -52,6 +36,28 @@ class Vector:
 
     values: Tensor
     truncated: bool
+
+
+def as_bytes(vector: Vector) -> bytes:
+    """A vector as it is kept: float32, the least significant byte first, and one more byte where the text was cut."""
+    return vector.values.float().cpu().numpy().astype("<f4").tobytes() + (_CUT if vector.truncated else b"")
+
+
+def vector_of(kept: bytes) -> Vector:
+    """The vector that `as_bytes` wrote."""
+    cut = len(kept) % 4 != 0
+    return Vector(torch.from_numpy(np.frombuffer(kept[: len(kept) // 4 * 4], "<f4").copy()), cut)
+
+
+def kept_vectors(embeddings: Embeddings, store: UserStore, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Those of some vectors that lie in a run, or in the database."""
+    rows = embeddings.find(list(keys)).tolist()
+    found = {
+        key: as_bytes(Vector(embeddings.vectors[row], int(embeddings.status[row]) != WHOLE))
+        for key, row in zip(keys, rows, strict=True)
+        if row >= 0
+    }
+    return found | store.vectors([key for key in keys if key not in found])
 
 
 class Vectors:
@@ -90,7 +96,7 @@ class Vectors:
         missing = {key: said for key, said in zip(keys, conversations, strict=True) if key not in found}
         if missing:
             kept = self._kept(list(missing))
-            found |= {key: Vector(vector_of(kept[key]), False) for key in kept}
+            found |= {key: vector_of(kept[key]) for key in kept}
             unknown = {key: said for key, said in missing.items() if key not in kept}
             if unknown:
                 wanted = _Wanted(list(unknown.values()), Future())
