@@ -52,7 +52,9 @@ class Load:
 
 def request(path: str, body: object) -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: lore\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     return head.encode() + b"\r\n\r\n" + content
 
 
@@ -162,7 +164,7 @@ def main() -> None:
         server.end()
         found["filled_per_second"] = round(crowd(database, people))
         server = Server(run, database, encoder="own")
-        measured(server.port, rerank, seconds / 2, connections=FEW)
+        measured(server.port, rerank, seconds, connections=FEW)
         found[f"rerank_at_60_percent_with_{people}_people"] = measured(server.port, rerank, seconds, rate=0.6 * rate)
         server.end()
     print(json.dumps(found, indent=2))

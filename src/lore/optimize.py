@@ -19,6 +19,7 @@ from lore.objective import pair_curvature, pair_loss, pair_slope
 _BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
 _INTERIOR_STEP = 0.995  # share of the way to the boundary that a step may go
+_SMALL = 1_000_000  # numbers of a block whose Hessian costs little
 _CHORD = 0.01  # a Newton step that shrinks the gap to less is followed by one with the same Hessian
 _DAMPING = 1e-13  # of the Hessian's trace, added to its diagonal
 _ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
@@ -326,13 +327,14 @@ def gaussian_weights(
     for block in choices.blocks(projected, offset):
         point = weights[block.users] if start is None else start[block.users].double()
         iteration, margin, precision, before = 0, block.margins(point), None, torch.inf
+        is_small = block.projected.numel() < _SMALL
         while True:
             gradient = point + block.gradient(margin)
             bound = gradient.square().sum(1) / 2
             if iteration == max_iterations or bool((bound <= tolerance).all()):
                 break
             worst = float(bound.max())
-            if precision is None or worst > _CHORD * before:
+            if precision is None or is_small or worst > _CHORD * before:
                 precision = _Precision(block, margin)
             point, margin = _gaussian_step(block, precision, point, margin, gradient)
             iteration, before = iteration + 1, worst
