@@ -142,3 +142,21 @@ def test_margins_in_the_thousands_and_choices_that_say_the_same_are_solved(pairs
     found = simplex_weights(choices, projected, prior, 1e-6)
     assert bool(found.weights.isfinite().all())
     torch.testing.assert_close(found.weights.sum(1), torch.ones(20, dtype=torch.float64))
+
+
+def test_many_people_whose_steps_share_a_hessian_are_solved_as_each_alone() -> None:
+    rng = torch.Generator().manual_seed(6)
+    users, each, columns = 20, 70, 80  # a block that is large enough
+    user = torch.arange(users).repeat_interleave(each)
+    projected = torch.randn(len(user), columns, generator=rng, dtype=torch.float64) / columns**0.5
+    offset, one = torch.randn(len(user), generator=rng, dtype=torch.float64), torch.ones(each)
+    together = gaussian_weights(
+        UserChoices(user, one.repeat(users), one.repeat(users), users, 1.0), projected, offset, 1e-12
+    )
+    assert float(together.gap.max()) <= 1e-12
+    for at in range(users):
+        own = slice(at * each, (at + 1) * each)
+        alone = gaussian_weights(
+            UserChoices(torch.zeros(each).long(), one, one, 1, 1.0), projected[own], offset[own], 1e-12
+        )
+        torch.testing.assert_close(alone.weights[0], together.weights[at], atol=3e-6, rtol=0)

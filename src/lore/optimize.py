@@ -19,7 +19,7 @@ from lore.objective import pair_curvature, pair_loss, pair_slope
 _BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
 _INTERIOR_STEP = 0.995  # share of the way to the boundary that a step may go
-_SMALL = 1_000_000  # numbers of a block whose Hessian costs little
+_SMALL = 100_000  # numbers of a block whose Hessian costs little
 _CHORD = 0.01  # a Newton step that shrinks the gap to less is followed by one with the same Hessian
 _DAMPING = 1e-13  # of the Hessian's trace, added to its diagonal
 _ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
@@ -378,7 +378,8 @@ class _Precision:
         across = self._scaled.transpose(1, 2)
         gram = self._scaled @ across if self._few else across @ self._scaled
         # Where margins are in the thousands the identity would be lost beside the Hessian, and that may be singular.
-        gram.diagonal(dim1=1, dim2=2).add_(1 + _DAMPING * self._scaled.square().sum(dim=(1, 2))[:, None])
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        diagonal.add_(1 + _DAMPING * diagonal.sum(dim=1, keepdim=True))
         self._factor = torch.linalg.cholesky(gram)
 
     def solve(self, right: Tensor) -> Tensor:
