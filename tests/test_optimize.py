@@ -5,6 +5,7 @@ import torch
 
 import oracle
 from conftest import random_pairs
+from lore import optimize
 from lore.optimize import (
     SimplexPrior,
     UserChoices,
@@ -142,6 +143,41 @@ def test_margins_in_the_thousands_and_choices_that_say_the_same_are_solved(pairs
     found = simplex_weights(choices, projected, prior, 1e-6)
     assert bool(found.weights.isfinite().all())
     torch.testing.assert_close(found.weights.sum(1), torch.ones(20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("columns", [2, 9])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_gaussian_weights_are_found_with_fewer_or_more_pairs_than_columns(columns: int, scale: float) -> None:
+    rng = torch.Generator().manual_seed(8)
+    users, each = 30, 5
+    user = torch.arange(users).repeat_interleave(each)
+    projected = scale * torch.randn(len(user), columns, generator=rng, dtype=torch.float64)
+    projected[1] = projected[0]  # two choices that say the same
+    offset = scale * torch.randn(len(user), generator=rng, dtype=torch.float64)
+    label, share = torch.rand(2, len(user), generator=rng, dtype=torch.float64)
+    choices = UserChoices(user, label, share, users, 1.0)
+    tolerance = 1e-12 * max(scale, 1.0) ** 2  # of a squared gradient, whose unit is that of the scale
+    found = gaussian_weights(choices, projected, offset, tolerance)
+    assert float(found.gap.max()) <= tolerance
+    slope = share * (torch.sigmoid((projected * found.weights[user]).sum(1) + offset) - label)
+    gradient = found.weights.index_add(0, user, slope[:, None] * projected)
+    torch.testing.assert_close(gradient.square().sum(1) / 2, found.gap, atol=tolerance, rtol=0)
+    start = found.weights + torch.randn(found.weights.shape, generator=rng, dtype=torch.float64)
+    warm = gaussian_weights(choices, projected, offset, tolerance, start=start).weights
+    torch.testing.assert_close(warm, found.weights, atol=3e-6 * max(scale, 1.0), rtol=0)
+    hasty = gaussian_weights(choices, 300 * projected, 300 * offset, tolerance, max_iterations=3)
+    assert bool(hasty.weights.isfinite().all())
+    assert float(hasty.gap.max()) > tolerance  # which says that more iterations are needed
+
+
+def test_a_hessian_that_is_too_old_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimize, "_CHORD", 1.0)  # so that every Hessian is kept for as long as it helps
+    monkeypatch.setattr(optimize, "_SMALL", 0)
+    choices, projected = choices_of(8, 9, 4, 6.0)
+    choices = replace(choices, share=torch.ones_like(choices.share))
+    offset = -20 * torch.rand(len(projected), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = gaussian_weights(choices, projected, offset, 1e-12, max_iterations=500)
+    assert float(found.gap.max()) <= 1e-12
 
 
 def test_many_people_whose_steps_share_a_hessian_are_solved_as_each_alone() -> None:

@@ -10,6 +10,7 @@ every user an upper bound of how far the objective is above its minimum.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,15 +121,27 @@ class _Block:
     share: Tensor
     temperature: float
 
+    @property
+    def has_few_pairs(self) -> bool:
+        """Whether users have fewer pairs than columns."""
+        return self.projected.shape[1] < self.projected.shape[2]
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """Inner products of the pairs, `[users, pairs, pairs]`."""
+        return self.projected @ self.projected.transpose(1, 2)
+
     def margins(self, weights: Tensor) -> Tensor:
         return (self.projected @ weights[:, :, None]).squeeze(2) + self.offset
 
     def loss(self, margin: Tensor) -> Tensor:
         return (self.share * pair_loss(margin, self.label, self.temperature)).sum(dim=1)
 
+    def slope(self, margin: Tensor) -> Tensor:
+        return self.share * pair_slope(margin, self.label, self.temperature)
+
     def gradient(self, margin: Tensor) -> Tensor:
-        slope = self.share * pair_slope(margin, self.label, self.temperature)
-        return (slope[:, None, :] @ self.projected).squeeze(1)
+        return (self.slope(margin)[:, None, :] @ self.projected).squeeze(1)
 
     def hessian(self, margin: Tensor) -> Tensor:
         curvature = self.share * pair_curvature(margin, self.temperature)
@@ -305,8 +318,8 @@ def gaussian_weights(
 ) -> Posterior:
     """Minimize, for every user, `|w|^2 / 2` plus the summed loss: the posterior mode under w ~ N(0, I).
 
-    Newton's method with backtracking, all users of a block at once. As the objective is 1-strongly convex,
-    `|gradient|^2 / 2` bounds how far it is above its minimum.
+    Newton's method, all users of a block at once. As the objective is 1-strongly convex, `|gradient|^2 / 2` bounds how
+    far it is above its minimum; steps are shortened until that falls (Nocedal and Wright 2006, section 11.2).
 
     Args:
         choices: who chose; `share` holds what each pair counts in the sum (its weight over the tempering).
@@ -325,94 +338,180 @@ def gaussian_weights(
     gap = torch.zeros(choices.users, dtype=torch.float64, device=device)
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
     for block in choices.blocks(projected, offset):
-        point = weights[block.users] if start is None else start[block.users].double()
-        iteration, margin, precision, before = 0, block.margins(point), None, torch.inf
-        is_small = block.projected.numel() < _SMALL
-        while True:
-            gradient = point + block.gradient(margin)
-            bound = gradient.square().sum(1) / 2
-            if iteration == max_iterations or bool((bound <= tolerance).all()):
-                break
-            worst = float(bound.max())
-            if precision is None or is_small or worst > _CHORD * before:
-                precision = _Precision(block, margin)
-            point, margin = _gaussian_step(block, precision, point, margin, gradient)
-            iteration, before = iteration + 1, worst
-        weights[block.users], gap[block.users] = point, bound
+        begin = None if start is None else start[block.users].double()
+        problem = _InPairs(block) if block.has_few_pairs else _InColumns(block)
+        point, gap[block.users] = _newton(problem, begin, tolerance, max_iterations)
+        weights[block.users] = point
         if moments:
-            moment += point.T @ point + _Precision(block, margin).covariance_sum()
+            moment += point.T @ point + _Precision(block, block.margins(point)).covariance_sum()
     return Posterior(weights, gap, moment)
 
 
-def _gaussian_step(
-    block: _Block, precision: "_Precision", point: Tensor, margin: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A Newton step, shortened where it must be: the new weights, and their margins."""
-    step = -precision.solve(gradient)
-    slope = (gradient * step).sum(1)
-    moved = (block.projected @ step[:, :, None]).squeeze(2)
+class _Place(NamedTuple):
+    """Where some users are, in coordinates of k numbers.
 
-    def objective(at: Tensor, margins: Tensor) -> Tensor:
-        return at.square().sum(1) / 2 + block.loss(margins)
+    Attributes:
+        point: coordinates, `[users, k]`.
+        margin: of the pairs, `[users, pairs]`.
+        slope: coordinates of the gradient by the weights, `[users, k]`.
+        gradient: by the coordinates, `[users, k]`.
+        gap: half of the squared length of the gradient by the weights, `[users]`.
+    """
 
-    before, length = objective(point, margin), torch.ones_like(slope)
-    enough = before + 1e-13 * before.abs()
-    while True:
-        found, margins = point + length[:, None] * step, margin + length[:, None] * moved
-        too_far = objective(found, margins) > enough + _ARMIJO * length * slope
-        if not bool(too_far.any()):
-            return found, margins
-        length = torch.where(too_far, length / 2, length)
+    point: Tensor
+    margin: Tensor
+    slope: Tensor
+    gradient: Tensor
+    gap: Tensor
+
+
+class _InColumns:
+    """Users' objectives as functions of their weights.
+
+    Attributes:
+        design: margins are this times the coordinates, and the offset, `[users, pairs, k]`.
+    """
+
+    def __init__(self, block: _Block) -> None:
+        self.block, self.design = block, block.projected
+
+    def begin(self, start: Tensor | None) -> Tensor:
+        """Coordinates of some weights; of zeros where none are given."""
+        return torch.zeros_like(self.design[:, 0]) if start is None else start
+
+    def weights(self, point: Tensor) -> Tensor:
+        """Weights `[users, columns]` at some coordinates."""
+        return point
+
+    def along(self, step: Tensor) -> Tensor:
+        """What a step adds to the margins."""
+        return (self.design @ step[:, :, None]).squeeze(2)
+
+    def moved(self, place: _Place, step: Tensor, length: Tensor) -> _Place:
+        """What is there after steps of some length, `[users]`."""
+        step = length[:, None] * step
+        return self.place(place.point + step, place.margin + self.along(step))
+
+    def place(self, point: Tensor, margin: Tensor) -> _Place:
+        """All that is there at some coordinates and their margins."""
+        slope = point + self.block.gradient(margin)
+        return _Place(point, margin, slope, slope, slope.square().sum(1) / 2)
+
+    def step(self, precision: "_Precision", place: _Place) -> Tensor:
+        """Newton's step."""
+        return -torch.cholesky_solve(place.slope[:, :, None], precision.factor).squeeze(2)
+
+
+class _InPairs(_InColumns):
+    """The same as functions of one number a pair, for users with fewer pairs than columns.
+
+    The weights are `projected^T x`, as they are at the minimum and so at every step from zeros; all that is seen of the
+    columns is the kernel `projected projected^T` (Rasmussen and Williams 2006, algorithm 3.1).
+    """
+
+    def __init__(self, block: _Block) -> None:
+        super().__init__(block)
+        self.design = block.kernel
+
+    def begin(self, start: Tensor | None) -> Tensor:
+        return torch.zeros_like(self.design[:, 0]) if start is None else -self.block.slope(self.block.margins(start))
+
+    def weights(self, point: Tensor) -> Tensor:
+        return (point[:, None, :] @ self.block.projected).squeeze(1)
+
+    def place(self, point: Tensor, margin: Tensor) -> _Place:
+        slope = point + self.block.slope(margin)
+        gradient = self.along(slope)
+        return _Place(point, margin, slope, gradient, (slope * gradient).sum(1) / 2)
+
+    def step(self, precision: "_Precision", place: _Place) -> Tensor:
+        root = precision.root
+        inner = torch.cholesky_solve((root * place.gradient)[:, :, None], precision.factor)
+        return root * inner.squeeze(2) - place.slope
+
+
+def _newton(problem: _InColumns, start: Tensor | None, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
+    """Weights of a block's users, and their gaps."""
+    point = problem.begin(start)
+    place = problem.place(point, problem.along(point) + problem.block.offset)
+    is_small = problem.block.projected.numel() < _SMALL
+    precision, before, worst = None, torch.inf, float(place.gap.max())
+    for _ in range(max_iterations):
+        if worst <= tolerance:
+            break
+        is_fresh = precision is None or is_small or worst > _CHORD * before
+        if precision is None or is_fresh:
+            precision = _Precision(problem.block, place.margin)
+        step, length = problem.step(precision, place), torch.ones_like(place.gap)
+        found = problem.moved(place, step, length)
+        while bool((too_far := found.gap > _enough(place.gap, length, tolerance)).any()):
+            if is_fresh:
+                length = torch.where(too_far, length / 2, length)
+            else:
+                precision, is_fresh = _Precision(problem.block, place.margin), True
+                step = problem.step(precision, place)
+            found = problem.moved(place, step, length)
+        place, before, worst = found, worst, float(found.gap.max())
+    return problem.weights(place.point), place.gap
+
+
+def _enough(gap: Tensor, length: Tensor, tolerance: float) -> Tensor:
+    """The gaps that steps of some length have to reach: lower ones, or small ones."""
+    return (gap * (1 - 2 * _ARMIJO * length)).clamp(min=tolerance)
 
 
 class _Precision:
     """Posterior precisions `I + H` of a block's users, H the Hessian of the loss `scaled^T scaled`.
 
     Factored in whichever of pairs and columns are fewer: by the matrix inversion lemma, or as they are.
+
+    Attributes:
+        root: square roots of the curvatures of the pairs' losses, `[users, pairs]`.
+        factor: Cholesky factors of `I + scaled scaled^T` or `I + scaled^T scaled`.
     """
 
     def __init__(self, block: _Block, margin: Tensor) -> None:
-        curvature = block.share * pair_curvature(margin, block.temperature)
-        self._scaled = block.projected * curvature.sqrt()[:, :, None]
-        self._few = self._scaled.shape[1] < self._scaled.shape[2]
-        across = self._scaled.transpose(1, 2)
-        gram = self._scaled @ across if self._few else across @ self._scaled
+        self._block = block
+        self.root = (block.share * pair_curvature(margin, block.temperature)).sqrt()
+        if block.has_few_pairs:
+            gram = block.kernel * self.root[:, :, None] * self.root[:, None, :]
+        else:
+            gram = self._scaled.transpose(1, 2) @ self._scaled
         # Where margins are in the thousands the identity would be lost beside the Hessian, and that may be singular.
         diagonal = gram.diagonal(dim1=1, dim2=2)
         diagonal.add_(1 + _DAMPING * diagonal.sum(dim=1, keepdim=True))
-        self._factor = torch.linalg.cholesky(gram)
+        self.factor = torch.linalg.cholesky(gram)
 
-    def solve(self, right: Tensor) -> Tensor:
-        """Solutions `[users, columns]`."""
-        if not self._few:
-            return torch.cholesky_solve(right[:, :, None], self._factor).squeeze(2)
-        inner = torch.cholesky_solve(self._scaled @ right[:, :, None], self._factor)
-        return right - (inner.transpose(1, 2) @ self._scaled).squeeze(1)
+    @property
+    def _scaled(self) -> Tensor:
+        return self._block.projected * self.root[:, :, None]
 
     def quadratic(self, vectors: Tensor) -> Tensor:
         """`x^T P^-1 x` for some vectors of each user `[users, vectors, columns]`: `[users, vectors]`."""
         found = (self._half() @ vectors.transpose(1, 2)).square().sum(dim=1)
-        return vectors.square().sum(dim=2) - found if self._few else found
+        return vectors.square().sum(dim=2) - found if self._block.has_few_pairs else found
 
     def covariance(self) -> Tensor:
         """Inverses `[users, columns, columns]`."""
         half = self._half()
         found = half.transpose(1, 2) @ half
-        return torch.eye(half.shape[2], dtype=half.dtype, device=half.device) - found if self._few else found
+        if not self._block.has_few_pairs:
+            return found
+        return torch.eye(half.shape[2], dtype=half.dtype, device=half.device) - found
 
     def covariance_sum(self) -> Tensor:
         """Sum of the inverses over the users, `[columns, columns]`."""
         half = self._half()
         found = torch.einsum("upc,upd->cd", half, half)
         identity = torch.eye(half.shape[2], dtype=half.dtype, device=half.device)
-        return len(half) * identity - found if self._few else found
+        return len(half) * identity - found if self._block.has_few_pairs else found
 
     def _half(self) -> Tensor:
         """What the inverses, or what they lack to the identity, are the squares of."""
-        if self._few:
-            return torch.linalg.solve_triangular(self._factor, self._scaled, upper=False)
-        identity = torch.eye(self._factor.shape[1], dtype=self._factor.dtype, device=self._factor.device)
-        return torch.linalg.solve_triangular(self._factor, identity.expand_as(self._factor), upper=False)
+        if self._block.has_few_pairs:
+            return torch.linalg.solve_triangular(self.factor, self._scaled, upper=False)
+        identity = torch.eye(self.factor.shape[1], dtype=self.factor.dtype, device=self.factor.device)
+        return torch.linalg.solve_triangular(self.factor, identity.expand_as(self.factor), upper=False)
 
 
 def gaussian_covariance(choices: UserChoices, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
