@@ -2,10 +2,10 @@
 
 LORE_DATA=/path/to/data python benchmarks/gaussian.py SET [SEEDS [MODELS]]
 
-SET is dices350, jester5k (its first 2,000 people), jester400 (its first 400), jester400-own (own ratings of jokes that
-others rated held out), pandalm, ukpconvarg1 or demo. Every seed has its own split; everything is chosen inside the
-training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds of the differences to
-pooled.
+SET is dices350, jester5k (its first 2,000 people), jester400 (its first 400), jester5k-own and jester400-own (own
+ratings of jokes that others rated held out), pandalm, ukpconvarg1 or demo. Every seed has its own split; everything is
+chosen inside the training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds of the
+differences to pooled.
 """
 
 import json
@@ -36,6 +36,7 @@ SETS = {
     "jester400": ("jester5k", {"pairs_per_user": 200}, {}),
     "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
     "jester5k": ("jester5k", {"pairs_per_user": 200}, {}),
+    "jester5k-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
     "pandalm": ("pandalm/comparisons.jsonl", {}, {"unseen": 0.0}),
     "ukpconvarg1": ("ukpconvarg1/comparisons.jsonl", {}, {}),
 }
@@ -59,8 +60,8 @@ def people_of(name: str, seed: int) -> lore.Pairs:
     preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / path.split("/")[0])
     pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
-    people = {"jester400": 400, "jester400-own": 400, "jester5k": 2_000}
-    return pairs.of_users(torch.arange(people[name])) if name in people else pairs
+    people = {"jester400": 400, "jester5k": 2_000}.get(name.removesuffix("-own"))
+    return pairs if people is None else pairs.of_users(torch.arange(people))
 
 
 def demo(seed: int) -> lore.Pairs:

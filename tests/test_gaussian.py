@@ -299,6 +299,25 @@ def test_people_who_are_alike_have_no_tastes() -> None:
     assert float(fit.basis.vectors.square().sum()) < 0.1 * float(fit.basis.center.square().sum())
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_center_is_as_long_as_each_chooses_and_not_as_all_do_on_average(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    users, each, features = 100, 40, 6
+    vectors = torch.randn(800, features, generator=rng, dtype=torch.float64)
+    common = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
+    tastes = common + 0.8 * (1 - common) * torch.randn(users, features, generator=rng, dtype=torch.float64)
+    user = torch.arange(users).repeat_interleave(each)
+    first, second = torch.randint(800, (2, len(user)), generator=rng)
+    margin = ((vectors[first] - vectors[second]) * tastes[user]).sum(1)
+    wins = torch.rand(len(user), generator=rng, dtype=torch.float64) < torch.sigmoid(margin)
+    pairs = Pairs.from_rows(vectors, torch.where(wins, first, second), torch.where(wins, second, first), user)
+    pooled, personal = fit_bases(pairs, [FitConfig(rank=1), FitConfig(family="gaussian", rank="auto")])
+    average, center = pooled.basis.vectors[:, 0], personal.basis.center
+    torch.testing.assert_close(torch.nn.functional.cosine_similarity(average, center, dim=0).item(), 1.0)
+    assert float(average.norm()) < 0.6  # of the common direction, which is of length 1
+    assert 0.8 < float(center.norm()) < 1.2, "the length is not that of a person"
+
+
 def test_a_simplex_rank_is_chosen_as_well() -> None:
     pairs = random_pairs(users=30, pairs=1_500, polar=True)
     fit = fit_basis(pairs, FitConfig(rank="auto"))

@@ -313,6 +313,7 @@ class Fitter:
         problem = TasteProblem(self.pairs, config, center, features)
         folds = [self._taste_fold(fold, config, strength) for fold in self.folds(config.seed)]
         course = TasteSearch(folds, config).course()
+        problem = problem.stretched(course.length)
         taste = problem.taste(course)
         basis = problem.basis(taste, course.rank if config.rank == "auto" else config.rank)
         weights = problem.posterior(taste).weights

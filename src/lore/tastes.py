@@ -1,11 +1,13 @@
 """How tastes are learned from pairs: what held-out groups choose, and the basis that comes of it.
 
 Held-out groups choose how much people may differ at all (the variance that tastes begin with), the power of the
-likelihood, the number of tastes, and how far expectation-maximization goes, none at all among the choices. Of the few
-items that many pairs share they would choose tastes that are too strong: there they only say whether what does well in
-general does so here.
+likelihood, the number of tastes, how far expectation-maximization goes, none at all among the choices, and how much
+longer than the pooled direction the center is: people who differ choose more surely, each for themselves, than they do
+on average (Zeger, Liang and Albert 1988). Of the few items that many pairs share they would choose tastes that are too
+strong: there they only say whether what does well in general does so here.
 """
 
+import copy
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
@@ -30,14 +32,16 @@ Value = TypeVar("Value", int, float)
 
 _VARIANCES = tuple(10 ** (half / 2) for half in range(-8, 5))
 _FIRST_VARIANCE = 10**-1.5
-_RANKS = (1, 2, 4, 8, 16)
+_RANKS = (1, 2, 3, 4, 6, 8, 10, 12, 16)
 _FIRST_RANK = 8
 _TEMPERINGS = (1.0, 2.0, 4.0)
 _SCALES = (1.0, 0.5, 0.25)  # of the covariance that was learned, which is of the training items above all
+_LENGTHS = tuple(1.25**step for step in range(6))  # of the center, relative to the pooled direction
 _MOST_ITERATIONS = 60
 _PATIENCE = 2  # iterations without a better loss after which no more are tried
 _BETTER = 1e-4  # nats that make a loss better
 _WORTH = 2e-4  # nats that make more tastes worth having
+_SURELY = 5  # times what is worth having, above which fewer tastes are not tried
 _NEAR = 1e-4  # gap of a person's objective at which losses are compared
 
 
@@ -51,6 +55,7 @@ class Course:
         variance: that they begin with, of every feature; 0 for no tastes at all.
         iterations: of expectation-maximization.
         scale: what the covariance is multiplied by in the end.
+        length: of the center, relative to the pooled direction.
         validation: log loss on held-out groups.
     """
 
@@ -59,11 +64,13 @@ class Course:
     variance: float
     iterations: int
     scale: float
+    length: float
     validation: float
 
 
 # Of pairs that share items, which are too few to choose by, what does well in general (docs/results.md).
-_REPEATED = Course(rank=8, tempering=4.0, variance=0.01, iterations=8, scale=0.5, validation=math.inf)
+_REPEATED = Course(8, tempering=4.0, variance=0.01, iterations=8, scale=0.5, length=1.0, validation=math.inf)
+_NONE = Course(0, tempering=1.0, variance=0.0, iterations=0, scale=1.0, length=1.0, validation=math.inf)
 
 
 def taste_features(pairs: Pairs) -> Tensor:
@@ -83,6 +90,12 @@ class TasteProblem:
         self.table = likelihood(pairs, config.average, config.temperature)
         self.offset = self.table.project(center[:, None]).squeeze(1)
         self.projected = self.table.project(self.features)
+
+    def stretched(self, length: float) -> "TasteProblem":
+        """The same around a center of another length."""
+        found = copy.copy(self)
+        found.center, found.offset = length * self.center, length * self.offset
+        return found
 
     @property
     def most(self) -> int:
@@ -153,7 +166,12 @@ class TasteSearch:
 
     def course(self) -> Course:
         """The one that predicts held-out groups best, among those that the configuration leaves open."""
-        nothing = self._judged(Course(0, 1.0, 0.0, 0, 1.0, math.inf))
+        best = self._covariance()
+        return best if best.variance == 0 or self._is_repeated else self._stretched(best)
+
+    def _covariance(self) -> Course:
+        """The one whose tastes do so around the pooled direction."""
+        nothing = self._judged(_NONE)
         rank = _FIRST_RANK if self._config.rank == "auto" else self._config.rank
         if rank > 0 and self._is_repeated:
             tempering = _REPEATED.tempering if self._config.tempering == "auto" else self._config.tempering
@@ -161,7 +179,8 @@ class TasteSearch:
             return self._fewest(best, nothing) if self._config.rank == "auto" else min(nothing, best, key=_validation)
         losses = climb(_VARIANCES, _FIRST_VARIANCE, self._alike)
         variance = min(losses, key=losses.__getitem__)
-        impersonal = min(nothing, Course(0, 1.0, variance, 0, 1.0, losses[variance]), key=_validation)
+        alike = replace(_NONE, variance=variance, validation=losses[variance])
+        impersonal = min(nothing, alike, key=_validation)
         if rank == 0:
             return impersonal
         best = self._scaled(self._tempered(rank, variance))
@@ -185,7 +204,21 @@ class TasteSearch:
 
     def _judged(self, course: Course) -> Course:
         """The same with its loss on these folds."""
-        return replace(course, validation=self._loss([fold.problem.taste(course) for fold in self._folds]))
+        folds = [fold.stretched(course.length) for fold in self._folds]
+        losses = [fold.loss(fold.problem.taste(course)) for fold in folds]
+        return replace(course, validation=float(np.mean(losses)))
+
+    def _stretched(self, course: Course) -> Course:
+        """The same with the best length of the center."""
+        tried: dict[float, Course] = {1.0: course}
+
+        def loss(length: float) -> float:
+            if length not in tried:
+                tried[length] = self._judged(replace(course, length=length))
+            return tried[length].validation
+
+        climb(_LENGTHS, 1.0, loss)
+        return min(tried.values(), key=_validation)
 
     def _scaled(self, course: Course) -> Course:
         """The same with the best scale of its covariance, and the loss of that."""
@@ -211,9 +244,10 @@ class TasteSearch:
         if best is first:
             for rank in ranks[: place - 1][::-1]:
                 fewer = self._judged(replace(first, rank=rank))
-                if fewer.validation > first.validation + worth:
+                if fewer.validation <= first.validation + worth:
+                    best = fewer
+                elif fewer.validation > first.validation + max(_SURELY * worth, 0):
                     break
-                best = fewer
         return impersonal if impersonal.validation <= best.validation + worth else best
 
     def _alike(self, variance: float) -> float:
@@ -222,14 +256,14 @@ class TasteSearch:
     def _best(self, rank: int, tempering: float, variance: float) -> Course:
         """The best number of iterations."""
         paths = [fold.problem.path(rank, tempering, variance) for fold in self._folds]
-        best = Course(rank, tempering, variance, 0, 1.0, float("inf"))
+        best = replace(_NONE, rank=rank, tempering=tempering, variance=variance)
         reached = 0
         for iteration, tastes in enumerate(zip(*paths, strict=True), start=1):
             loss = self._loss(tastes)
             if loss < best.validation - _BETTER:
                 reached = iteration
             if loss < best.validation:
-                best = Course(rank, tempering, variance, iteration, 1.0, loss)
+                best = replace(best, iterations=iteration, validation=loss)
             if iteration == _MOST_ITERATIONS or iteration - reached >= _PATIENCE:
                 break
         return best
@@ -251,6 +285,12 @@ class _HeldOut:
         self._projected = self._table.project(problem.features)
         self._offset = self._table.project(problem.center[:, None]).squeeze(1)
         self._tastes: Tensor | None = None
+
+    def stretched(self, length: float) -> "_HeldOut":
+        """The same around a center of another length."""
+        found = copy.copy(self)
+        found.problem, found._offset = self.problem.stretched(length), length * self._offset
+        return found
 
     def loss(self, taste: Taste) -> float:
         """Log loss, averaged over what is not known of people's weights, which are sought from where they last were."""
