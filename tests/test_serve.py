@@ -31,7 +31,7 @@ from lore.personalize import fit_weights
 from lore.preferences import Preferences
 from lore.run import Run, save_users
 from lore.serve.app import Application, create_app
-from lore.serve.client import Client, ServerError
+from lore.serve.client import Client, ServerError, UnreachableError
 from lore.serve.database import Database
 from lore.serve.hindsight import pairs_of_events
 from lore.serve.limits import Buckets, Limits
@@ -217,6 +217,11 @@ def test_a_rerank_may_ask_for_weights_as_new_as_what_was_written(client: Client)
     assert unknown.value.status == 409
 
 
+def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(UnreachableError, match="is `lore serve RUN` running"):
+        client.user("ann")
+
+
 @pytest.mark.parametrize("trained", ["gaussian"], indirect=True)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_was_acknowledged_survives_kill_9_once_and_whole(run: Path, tmp_path: Path) -> None:
@@ -346,7 +351,7 @@ def test_a_new_model_is_served_beside_compared_taken_and_given_back(run: Path, b
         listed = lore("model", run).output
         assert "points (95 % interval" in listed
         assert "beside the one that answers, 6 people" in listed
-        standing = {one["version"]: one for one in http.get("/v1/models").json()["models"]}
+        standing = {one["version"]: one for one in client.models()}
         assert standing[old["model_version"]]["serving"]
         assert standing[new]["gain"]["mean"] >= 0
 
@@ -382,7 +387,10 @@ def test_a_model_in_service_survives_a_restart_and_a_run_trained_anew_takes_its_
 
 
 def test_models_that_do_not_fit_or_are_not_there_are_refused(run: Path, better: Path) -> None:
-    assert "has no model yet" in str(lore("model", run, "--database", better / "none.sqlite").exception)
+    assert "begin it with `lore serve RUN`" in str(lore("model", run, "--database", better / "none.sqlite").exception)
+    assert not (better / "none.sqlite").exists()
+    Database(str(better / "empty.sqlite")).close()
+    assert "has no model yet" in str(lore("model", run, "--database", better / "empty.sqlite").exception)
     with TestClient(create_app(run)) as http:
         with pytest.raises(ServerError, match="there is no model 'nine'") as caught:
             Client(http=http).rerank(None, "q", [LONG], model_version="nine")
@@ -590,6 +598,9 @@ def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
         with pytest.raises(ServerError) as late:
             client.feedback(own, private)
         assert late.value.status == 410
+        with pytest.raises(ServerError) as never:
+            client.rerank(own, "q", [LONG], min_version=1)
+        assert never.value.status == 410
         again = client.erase(own)
         assert (again["receipt"], again["events"]) == (receipt["receipt"], 0)
         assert client.user("other")["weights"] == others["weights"]
@@ -778,7 +789,7 @@ def test_more_at_once_than_is_worked_on_is_turned_away_at_once(run: Path) -> Non
         entered.wait()
         turned_away = http.get("/v1/users/bob")
         assert (turned_away.status_code, turned_away.headers["retry-after"]) == (503, "1")
-        assert http.get("/livez").status_code == 200
+        assert http.get("/livez").status_code == http.head("/livez").status_code == 200
         leave.set()
         thread.join()
         assert first == [200]

@@ -27,6 +27,10 @@ class ServerError(LoreError):
         self.status, self.detail = status, detail
 
 
+class UnreachableError(LoreError):
+    """The server did not answer."""
+
+
 class Client:
     """Talks to a server of personal rewards; a context manager that closes its connections."""
 
@@ -102,8 +106,20 @@ class Client:
         """Remove all that is kept of a person, for good; the receipt."""
         return self._ask("DELETE", _path(user))
 
+    def models(self) -> list[dict[str, Any]]:
+        """The models that are served, and how each did."""
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/models")["models"]
+        return found
+
+    def overview(self) -> dict[str, Any]:
+        """People, accuracy over time, load and models, as the operator's page shows them."""
+        return self._ask("GET", "/v1/overview")
+
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        response = self._http.request(method, path, json=body, headers=self._headers)
+        try:
+            response = self._http.request(method, path, json=body, headers=self._headers)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{self._http.base_url}: {error}; is `lore serve RUN` running there?") from None
         if response.is_error:
             try:
                 detail = response.json()["detail"]

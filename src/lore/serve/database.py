@@ -24,15 +24,16 @@ _PATIENCE = 10_000  # milliseconds that a writer waits for another
 class Database:
     """A store, and for SQLite the lock that keeps a second server out."""
 
-    def __init__(self, url: str, *, alone: bool = True) -> None:
+    def __init__(self, url: str, *, alone: bool = True, begin: bool = True) -> None:
         """Open, make or migrate a database.
 
         Args:
             url: a SQLAlchemy URL, or the path of a SQLite file.
             alone: refuse a SQLite file that another server has open.
+            begin: make a SQLite file that is not there.
 
         Raises:
-            StoreError: it cannot be opened, is in use, or belongs to a newer version.
+            StoreError: it cannot be opened, is in use, belongs to a newer version, or was not begun.
         """
         if "://" not in url:
             url = f"sqlite:///{url}"
@@ -43,6 +44,8 @@ class Database:
         except ArgumentError:
             raise StoreError("`database` must be a path or a URL like postgresql://user@host/name") from None
         self.name = parsed.render_as_string(hide_password=True)
+        if not begin and _is_sqlite(parsed) and not Path(parsed.database or "").exists():
+            raise StoreError(f"{self.name}: is not there yet; begin it with `lore serve RUN`")
         self._lock = _locked(Path(parsed.database or ""), self.name) if alone and _is_sqlite(parsed) else None
         try:
             self._engine = sql.create_engine(parsed, pool_pre_ping=not _is_sqlite(parsed))

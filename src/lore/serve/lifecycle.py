@@ -34,7 +34,7 @@ def change_models(run: Path, url: str, add: Path | None, serve: str | None, *, r
         StoreError: no server has begun the database, or the model is for vectors of another encoder.
         ConfigError: a version is not known.
     """
-    database = Database(url, alone=False)
+    database = Database(url, alone=False, begin=False)
     try:
         store = database.store
         if not store.served():

@@ -56,6 +56,7 @@ def operating(service: Service, access: Access, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["operations"])
     reader, admin = Depends(access.allowed("read")), Depends(access.allowed("admin"))
 
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez")
     async def live() -> dict[str, str]:  # needs no thread, so that it answers when all are at work
         """Whether the server answers."""

@@ -163,10 +163,13 @@ class Service:
 
         Raises:
             NotYetError: less is known than `min_version` asks for.
+            GoneError: that, as the person was erased.
             ConfigError: there is no such model.
         """
         standing = self.store.standing(tenant, user)
         if standing.version < min_version:
+            if user is not None and self.store.is_erased(tenant, user):
+                raise GoneError("this person was erased; the version that is asked for will not come")
             raise NotYetError(f"version {min_version} of these weights is not known here yet; ask again")
         served = self.models.of(standing.served) if model is None else self.models.named(model)
         if user is None or standing.version == 0:
