@@ -502,7 +502,8 @@ class _Precision:
     def covariance_sum(self) -> Tensor:
         """Sum of the inverses over the users, `[columns, columns]`."""
         half = self._half()
-        found = torch.einsum("upc,upd->cd", half, half)
+        rows = half.flatten(0, 1)
+        found = rows.T @ rows
         identity = torch.eye(half.shape[2], dtype=half.dtype, device=half.device)
         return len(half) * identity - found if self._block.has_few_pairs else found
 
