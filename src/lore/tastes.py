@@ -40,8 +40,9 @@ _LENGTHS = tuple(1.25**step for step in range(6))  # of the center, relative to 
 _MOST_ITERATIONS = 60
 _PATIENCE = 2  # iterations without a better loss after which no more are tried
 _BETTER = 1e-4  # nats that make a loss better
-_WORTH = 2e-4  # nats that make more tastes worth having
-_SURELY = 5  # times what is worth having, above which fewer tastes are not tried
+_WORTH = 1e-4  # nats that make more tastes worth having
+_SURELY = 2e-4  # nats by which something has to be better than what does well in general
+_HOPELESS = 1e-3  # nats that are so much worse that still fewer tastes are not tried
 _NEAR = 1e-4  # gap of a person's objective at which losses are compared
 
 
@@ -232,13 +233,13 @@ class TasteSearch:
 
         Of repeated items, which tell little, as many as do well in general, unless others surely do better.
         """
-        worth = -_WORTH if self._is_repeated else _WORTH
+        worth, hopeless = (-_SURELY, 0.0) if self._is_repeated else (_WORTH, _HOPELESS)
         ranks = [rank for rank in _RANKS if rank <= min(fold.problem.most for fold in self._folds)]
         place = bisect(ranks, first.rank)
         best = first
         for rank in ranks[place:]:
             more = self._judged(replace(first, rank=rank))
-            if more.validation > best.validation - _WORTH:
+            if more.validation > best.validation - abs(worth):
                 break
             best = more
         if best is first:
@@ -246,7 +247,7 @@ class TasteSearch:
                 fewer = self._judged(replace(first, rank=rank))
                 if fewer.validation <= first.validation + worth:
                     best = fewer
-                elif fewer.validation > first.validation + max(_SURELY * worth, 0):
+                elif fewer.validation > first.validation + hopeless:
                     break
         return impersonal if impersonal.validation <= best.validation + worth else best
 
