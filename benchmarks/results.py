@@ -19,7 +19,7 @@ SETS = {
 }
 SEEDS = (0, 1, 2)
 SETTINGS = ("seen_train", "seen_test", "unseen_shots", "unseen_test")
-MODELS = ("reference", "pooled", "simplex", "per_user", "wrong_user", "shuffled", "length")
+MODELS = ("reference", "pooled", "simplex", "gaussian", "per_user", "wrong_user", "shuffled", "length")
 
 
 def reports(name: str, runs: Path) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def reports(name: str, runs: Path) -> list[dict[str, Any]]:
     for seed in SEEDS:
         folder = runs / f"{name}-{seed}"
         if not (folder / "report.json").exists():
-            command = ["lore", "train", str(data), "--out", str(folder), "--seed", str(seed), "--ranks", "0,1,2,4,8"]
+            command = ["lore", "train", str(data), "--out", str(folder), "--seed", str(seed)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found.append(json.loads((folder / "report.json").read_text()))
     return found
@@ -37,20 +37,19 @@ def reports(name: str, runs: Path) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Accuracy by model and setting: means over seeds, of the accuracy and of both ends of its interval."""
-    cells: dict[tuple[str, int | None], dict[str, list[dict[str, Any]]]] = {}
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for report in found:
         for result in report["results"]:
             if result["shots"] is None and result["accuracy"] is not None:
-                ranked = result["rank"] if result["model"] == "simplex" else None
-                cells.setdefault((result["model"], ranked), {}).setdefault(result["setting"], []).append(result)
+                cells.setdefault(result["model"], {}).setdefault(result["setting"], []).append(result)
     lines = [f"| model | {' | '.join(SETTINGS)} | gain on unseen_test |", "|---" * (len(SETTINGS) + 2) + "|"]
-    for model, rank in sorted(cells, key=lambda key: (MODELS.index(key[0]), key[1] or 0)):
-        row = cells[model, rank]
+    for model in sorted(cells, key=MODELS.index):
+        row = cells[model]
         shown = [cell(row.get(setting, []), "accuracy", "low", "high", signed=False) for setting in SETTINGS]
         gains = (
             "" if model == "pooled" else cell(row.get("unseen_test", []), "gain", "gain_low", "gain_high", signed=True)
         )
-        lines.append(f"| {model}{f' {rank}' if rank else ''} | {' | '.join(shown)} | {gains} |")
+        lines.append(f"| {model} | {' | '.join(shown)} | {gains} |")
     return "\n".join(lines)
 
 
@@ -75,7 +74,8 @@ def by_seed(found: list[dict[str, Any]]) -> str:
     ]
     lines.append(f"Pooled on seen_test by seed: {', '.join(f'{x:.1f}' for x in pooled)}; median {median(pooled):.1f}.")
     for seed, report in zip(SEEDS, found, strict=True):
-        lines.append(f"- seed {seed}, rank {report['chosen']['rank']} chosen: “{report['finding']}”")
+        chosen = f"{report['chosen']['family']}, rank {report['chosen']['rank']}"
+        lines.append(f"- seed {seed}, {chosen}: “{report['finding']}”")
     return "\n".join(lines)
 
 

@@ -19,7 +19,8 @@ from lore.pairs import Pairs
 from lore.tastes import taste_features
 
 PLANTED = (2, 4, 8)
-COMMON = 0.15  # length of the common direction along each feature
+COMMON = 0.15  # of the common direction, along each feature
+STRENGTH = 2.0  # standard deviation of a taste among people, along its direction
 
 
 def planted(pairs: Pairs, tastes: int, seed: int) -> Pairs:
@@ -28,7 +29,7 @@ def planted(pairs: Pairs, tastes: int, seed: int) -> Pairs:
     features = (pairs.vectors @ taste_features(pairs)).double()
     directions = torch.linalg.qr(torch.randn(features.shape[1], tastes, generator=rng, dtype=torch.float64)).Q
     common = COMMON * torch.randn(features.shape[1], generator=rng, dtype=torch.float64)
-    own = torch.randn(len(pairs.users), tastes, generator=rng, dtype=torch.float64) @ directions.T
+    own = STRENGTH * torch.randn(len(pairs.users), tastes, generator=rng, dtype=torch.float64) @ directions.T
     assert pairs.rejected is not None  # the demo's pairs are of responses
     margin = ((features[pairs.chosen] - features[pairs.rejected]) * (common + own)[pairs.user]).sum(dim=1)
     first = torch.rand(len(pairs), generator=rng, dtype=torch.float64) < torch.sigmoid(margin)
