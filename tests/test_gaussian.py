@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from lore.gaussian import Taste, learn_taste, most_likely_taste, principal_featu
 from lore.optimize import UserChoices
 from lore.pairs import Pairs
 from lore.personalize import fit_weights
-from lore.tastes import climb
+from lore.tastes import Course, TasteSearch, climb
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(30, 6), (6, 30)])
@@ -285,6 +286,28 @@ def test_a_ladder_is_climbed_to_where_the_loss_is_lowest_and_one_rung_beyond() -
         tried = climb(ladder, 4, lambda rung, best=best: abs(rung - best))  # type: ignore[misc]
         assert min(tried, key=tried.__getitem__) == best
     assert set(climb(ladder, 4, lambda rung: abs(rung - 4))) == {2, 4, 8}
+
+
+@pytest.mark.parametrize(
+    ("repeated", "losses", "expected"),
+    [
+        (False, {8: 0.5, 10: 0.4998, 12: 0.49975, 6: 0.6}, 10),  # more are worth having, and then no more
+        (False, {8: 0.5, 10: 0.49995, 6: 0.5002, 4: 0.50005, 3: 0.502, 2: 0.4}, 4),  # fewer do, past one that does not
+        (False, {8: 0.5, 10: 0.6, 6: 0.5001, 4: 0.5, 3: 0.5, 2: 0.5, 1: 0.5}, 1),
+        (True, {8: 0.5, 10: 0.4999, 6: 0.4999, 4: 0.6}, 8),  # as in general, unless another number is surely better
+        (True, {8: 0.5, 10: 0.4999, 6: 0.4997, 4: 0.5001}, 6),
+        (False, {0: 0.4, 8: 0.5, 10: 0.6, 6: 0.6}, 0),  # none at all
+    ],
+)
+def test_as_many_tastes_are_kept_as_are_worth_having(
+    monkeypatch: pytest.MonkeyPatch, repeated: bool, losses: dict[int, float], expected: int
+) -> None:
+    problem = SimpleNamespace(most=16, is_repeated=repeated)
+    search = TasteSearch([], FitConfig(family="gaussian"))
+    monkeypatch.setattr(search, "_folds", [SimpleNamespace(problem=problem)])
+    monkeypatch.setattr(search, "_judged", lambda course: replace(course, validation=losses[course.rank]))
+    first, none = (Course(rank, 1.0, 0.1, 1, 1.0, 1.0, losses.get(rank, 1.0)) for rank in (8, 0))
+    assert search._fewest(first, none).rank == expected
 
 
 def test_people_who_are_alike_have_no_tastes() -> None:
