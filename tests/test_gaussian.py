@@ -292,11 +292,13 @@ def test_a_ladder_is_climbed_to_where_the_loss_is_lowest_and_one_rung_beyond() -
     ("repeated", "losses", "expected"),
     [
         (False, {8: 0.5, 10: 0.4998, 12: 0.49975, 6: 0.6}, 10),  # more are worth having, and then no more
-        (False, {8: 0.5, 10: 0.49995, 6: 0.5002, 4: 0.50005, 3: 0.502, 2: 0.4}, 4),  # fewer do, past one that does not
+        (False, {8: 0.5, 10: 0.4998, 12: 0.6, 6: 0.5, 4: 0.4996, 3: 0.6}, 4),  # and fewer still better
+        (False, {8: 0.5, 10: 0.49995, 6: 0.5002, 4: 0.50004, 3: 0.502, 2: 0.4}, 4),  # fewer do, past one that does not
         (False, {8: 0.5, 10: 0.6, 6: 0.5001, 4: 0.5, 3: 0.5, 2: 0.5, 1: 0.5}, 1),
         (True, {8: 0.5, 10: 0.4999, 6: 0.4999, 4: 0.6}, 8),  # as in general, unless another number is surely better
         (True, {8: 0.5, 10: 0.4999, 6: 0.4997, 4: 0.5001}, 6),
         (False, {0: 0.4, 8: 0.5, 10: 0.6, 6: 0.6}, 0),  # none at all
+        (True, {0: 0.4, 8: 0.5, 10: 0.6, 6: 0.6}, 0),
     ],
 )
 def test_as_many_tastes_are_kept_as_are_worth_having(

@@ -233,22 +233,25 @@ class TasteSearch:
 
         Of repeated items, which tell little, as many as do well in general, unless others surely do better.
         """
-        worth, hopeless = (-_SURELY, 0.0) if self._is_repeated else (_WORTH, _HOPELESS)
+        worth, hopeless = (_SURELY, 0.0) if self._is_repeated else (_WORTH, _HOPELESS)
         ranks = [rank for rank in _RANKS if rank <= min(fold.problem.most for fold in self._folds)]
         place = bisect(ranks, first.rank)
-        best = first
+        tried = [first]
         for rank in ranks[place:]:
-            more = self._judged(replace(first, rank=rank))
-            if more.validation > best.validation - abs(worth):
+            tried.append(self._judged(replace(first, rank=rank)))
+            if tried[-1].validation > tried[-2].validation - worth:
                 break
-            best = more
-        if best is first:
-            for rank in ranks[: place - 1][::-1]:
-                fewer = self._judged(replace(first, rank=rank))
-                if fewer.validation <= first.validation + worth:
-                    best = fewer
-                elif fewer.validation > first.validation + hopeless:
-                    break
+        lowest = min(tried, key=_validation)
+        for rank in ranks[: place - 1][::-1]:
+            tried.append(self._judged(replace(first, rank=rank)))
+            if tried[-1].validation > lowest.validation + hopeless:
+                break
+        lowest = min(tried, key=_validation)
+        if self._is_repeated:
+            best = lowest if lowest.validation <= first.validation - worth else first
+            return impersonal if impersonal.validation <= best.validation - worth else best
+        enough = [course for course in tried if course.validation <= lowest.validation + worth]
+        best = min(enough, key=lambda course: course.rank)
         return impersonal if impersonal.validation <= best.validation + worth else best
 
     def _alike(self, variance: float) -> float:
