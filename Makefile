@@ -10,7 +10,7 @@ demo: .venv/installed-demo
 	$(BIN)/lore demo --force
 
 test: lint
-	$(BIN)/pytest -n auto --cov --cov-report=
+	$(BIN)/pytest -n auto --maxprocesses 8 --cov --cov-report=
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include=$(MATHEMATICS) --fail-under=100
 
