@@ -37,6 +37,13 @@ def test_a_time_that_cannot_be_read_is_named(jsonl: Write, stamp: Any) -> None:
         lore.load(jsonl(dated([1, 2, stamp]))).aged(1)
 
 
+def test_milliseconds_are_refused_and_what_is_old_is_not_worth_nothing(jsonl: Write) -> None:
+    with pytest.raises(DataError, match="divide milliseconds by 1,000"):
+        lore.load(jsonl(dated([1_767_225_600_000, 1_767_225_600_000, 1_767_225_600_000]))).aged(1)
+    aged = lore.load(jsonl(dated([0, 1_700_000_000]))).aged(0.01)
+    assert aged.weight.tolist() == pytest.approx([1e-6, 1])
+
+
 def test_without_times_or_with_a_half_life_of_nothing_it_is_refused(jsonl: Write) -> None:
     plain = lore.load(jsonl(small_rows(users=1)))
     with pytest.raises(DataError, match="timestamp"):

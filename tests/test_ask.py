@@ -126,3 +126,21 @@ def test_bad_candidates_are_refused() -> None:
         next_comparison(people, basis, pairs.vectors[:1])
     with pytest.raises(ConfigError, match="count"):
         next_comparisons(people, basis, pairs.vectors, count=0)
+
+
+def test_what_are_no_rows_or_no_numbers_is_refused_and_nothing_is_asked_twice() -> None:
+    basis = RewardBasis(torch.eye(3), torch.zeros(3), torch.zeros(3), "gaussian", 3)
+    people = fit_weights(Pairs.from_rows(torch.eye(3), *torch.tensor([[0], [1], [0]])), basis)
+    for candidates in (torch.tensor([[0, 3]]), torch.tensor([[0, -1]]), torch.tensor([[0.0, 1.0]])):
+        with pytest.raises(ShapeError, match="rows of `embeddings`"):
+            next_comparison(people, basis, torch.eye(3), candidates)
+    for user in (-1, 1):
+        with pytest.raises(ShapeError, match="`user`"):
+            next_comparison(people, basis, torch.eye(3), user=user)
+    with pytest.raises(ShapeError, match="two responses"):
+        next_comparison(people, basis, torch.eye(3)[:1])
+    with pytest.raises(ShapeError, match="finite"):
+        next_comparison(people, basis, torch.full((3, 3), torch.nan))
+    again = torch.tensor([[0, 1], [1, 0], [0, 1], [1, 2]])
+    asked = [{found.first, found.second} for found in next_comparisons(people, basis, torch.eye(3), again, count=4)]
+    assert sorted(map(sorted, asked)) == [[0, 1], [1, 2]]

@@ -205,6 +205,10 @@ def test_fits_are_handed_over_as_soon_as_they_are_done(planted: Pairs) -> None:
     [
         ({"family": "cubic"}, "family"),
         ({"rank": -1}, "rank"),
+        ({"rank": 2.5}, "whole number"),
+        ({"rank": "foo"}, "whole number"),
+        ({"rank": True}, "whole number"),
+        ({"tempering": "strong"}, "tempering"),
         ({"strength": -1.0}, "strength"),
         ({"strength": float("nan")}, "strength"),
         ({"weight_strength": "some"}, "weight_strength"),

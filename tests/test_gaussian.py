@@ -10,7 +10,8 @@ import torch
 
 from conftest import random_pairs
 from lore.basis import RewardBasis
-from lore.evaluate import accuracy
+from lore.errors import DataError
+from lore.evaluate import accuracy, margins
 from lore.fit import FitConfig, fit_bases, fit_basis
 from lore.gaussian import Taste, learn_taste, most_likely_taste, principal_features
 from lore.optimize import UserChoices
@@ -307,7 +308,7 @@ def test_as_many_tastes_are_kept_as_are_worth_having(
     problem = SimpleNamespace(most=16, is_repeated=repeated)
     search = TasteSearch([], FitConfig(family="gaussian"))
     monkeypatch.setattr(search, "_folds", [SimpleNamespace(problem=problem)])
-    monkeypatch.setattr(search, "_judged", lambda course: replace(course, validation=losses[course.rank]))
+    monkeypatch.setattr(search, "_of_rank", lambda rank, first: replace(first, rank=rank, validation=losses[rank]))
     first, none = (Course(rank, 1.0, 0.1, 1, 1.0, 1.0, losses.get(rank, 1.0)) for rank in (8, 0))
     assert search._fewest(first, none).rank == expected
 
@@ -341,6 +342,42 @@ def test_the_center_is_as_long_as_each_chooses_and_not_as_all_do_on_average(seed
     torch.testing.assert_close(torch.nn.functional.cosine_similarity(average, center, dim=0).item(), 1.0)
     assert float(average.norm()) < 0.6  # of the common direction, which is of length 1
     assert 0.8 < float(center.norm()) < 1.2, "the length is not that of a person"
+
+
+@pytest.mark.parametrize("family", ["simplex", "gaussian"])
+def test_rewards_are_in_units_of_the_temperature(family: Any) -> None:
+    pairs = random_pairs(users=20, pairs=800)
+    one, ten = (fit_basis(pairs, FitConfig(family=family, rank=2, temperature=t, tolerance=1e-6)) for t in (1.0, 10.0))
+    assert ten.validation == pytest.approx(one.validation, rel=1e-3)
+    torch.testing.assert_close(ten.basis.center, 10 * one.basis.center, rtol=1e-2, atol=1e-3)
+    people = fit_weights(pairs, one.basis), fit_weights(pairs, ten.basis)
+    first, second = (margins(pairs, found.basis, found) / found.basis.temperature for found in people)
+    torch.testing.assert_close(first, second, rtol=2e-2, atol=2e-2)
+
+
+def test_comparisons_that_count_nothing_change_nothing() -> None:
+    pairs = random_pairs(users=4, pairs=80)
+    basis = gaussian_basis(random_pairs(users=20, pairs=800))
+    more = Pairs.from_rows(
+        pairs.vectors,
+        torch.cat([pairs.chosen, pairs.rejected]),
+        torch.cat([pairs.rejected, pairs.chosen]),
+        pairs.user.repeat(2),
+        weight=torch.cat([pairs.weight, torch.zeros_like(pairs.weight)]),
+    )
+    found, same = fit_weights(pairs, basis), fit_weights(more, basis)
+    torch.testing.assert_close(found.weights, same.weights)
+    every = torch.arange(4)
+    torch.testing.assert_close(found.covariance(every), same.covariance(every))
+
+
+@pytest.mark.parametrize("family", ["simplex", "gaussian"])
+def test_embeddings_that_tell_nothing_apart_are_refused(family: Any) -> None:
+    pairs = replace(random_pairs(), vectors=torch.ones(60, 6, dtype=torch.float64))
+    with pytest.raises(DataError, match="same embedding in every pair"):
+        fit_basis(pairs, FitConfig(family=family, rank=2))
+    with pytest.raises(DataError, match="not finite"):
+        fit_basis(replace(pairs, vectors=pairs.vectors * torch.nan), FitConfig(family=family, rank=2))
 
 
 def test_a_simplex_rank_is_chosen_as_well() -> None:

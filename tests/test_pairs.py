@@ -167,6 +167,7 @@ def test_a_user_with_very_many_ratings_is_drawn_from_not_listed() -> None:
     [
         ({"vectors": torch.ones(3)}, ShapeError, "vectors"),
         ({"vectors": torch.ones(3, 2, dtype=torch.long)}, ShapeError, "floating"),
+        ({"vectors": torch.full((3, 2), float("nan"))}, DataError, "finite"),
         ({"chosen": torch.tensor([0])}, ShapeError, "chosen"),
         ({"chosen": torch.tensor([0, 9])}, ShapeError, "0..2"),
         ({"rejected": torch.tensor([0.0, 1.0])}, ShapeError, "int64"),

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from conftest import HashEncoder, small_rows
 from lore import cli
+from lore.basis import RewardBasis
 from lore.errors import DataError, StoreError
 from lore.questionnaire import Questionnaire
-from lore.rewards import PersonalRewards, trl_reward, verl_score
+from lore.rewards import PersonalRewards, reranked, trl_reward, verl_score
 from lore.run import Run
 from lore.score import score_file
 from lore.sources import read
-from lore.train import TrainConfig, train
+from lore.train import TrainConfig, personalize_step, train
 
 LONG, SHORT = "apple bread cloud dream eagle flame", "kettle"
 
@@ -68,6 +70,20 @@ def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path, monkeypatch: py
     low, high = (known.intervals or [])[0]
     assert high - low == pytest.approx(2 * 1.959964 * float(coordinates[0] @ covariance @ coordinates[0]) ** 0.5)
     assert rewards.rerank("u1", "Say 1", texts) == known
+    same = rewards.rerank("u1", "Say 1", [texts[0], texts[1], texts[1]]).best
+    assert same is not None
+    assert same[1] == same[2]  # what is the same is as good
+    assert sum(same) == pytest.approx(1)
+
+    run = tmp_path / "run"
+    personalize_step(run, read(small_rows(users=2, prompts=3)).preferences, replace_known=True)
+    assert PersonalRewards.load(run).rerank("u1", "Say 1", texts).intervals is None  # the run has not kept what from
+
+
+def test_where_nothing_tells_people_apart_no_interval_pretends_to() -> None:
+    nothing = RewardBasis(torch.zeros(3, 2), torch.ones(3), torch.zeros(2), "gaussian", 0)
+    found = reranked("ann", True, nothing, torch.eye(3), torch.zeros(2), torch.eye(2).double())
+    assert (found.intervals, found.best) == (None, None)
 
 
 def test_bad_candidates_are_refused(rewards: PersonalRewards) -> None:
@@ -144,3 +160,6 @@ def test_a_questionnaire_learns_a_person_from_few_answers(
     typed = CliRunner().invoke(cli.app, command, input="1\n2\nq\n")
     assert typed.exit_code == 0, typed.output
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    ended = CliRunner().invoke(cli.app, command, input="1\n")  # Ctrl-D, or Ctrl-C, after one answer
+    assert ended.exit_code == 130
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1

@@ -93,22 +93,38 @@ def next_comparisons(
         count: how many; no pair is asked twice, so that there may be fewer.
         user: row of `people`.
         worth: as for `next_comparison`.
+
+    Raises:
+        ShapeError: there are no candidates, or they, or the user, are not rows of what they should be rows of.
     """
     if count < 1:
         raise ConfigError(f"`count` must be 1 or more, got {count}")
+    if not 0 <= user < len(people.weights):
+        raise ShapeError(f"`user` must be a row of `people`, 0 to {len(people.weights) - 1}, got {user}")
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ShapeError("`embeddings` must be finite, and some hold infinities or NaN; embed again")
     known = _known(people, basis, user)
     coordinates, common = basis.coordinates(embeddings).float(), basis.common_rewards(embeddings).float()
     if candidates is None:
         candidates = _shortlisted(coordinates, common, known)
     if candidates.dim() != 2 or candidates.shape[1] != 2 or len(candidates) == 0:
-        raise ShapeError(f"`candidates` must be [candidates, 2] with at least one, got {tuple(candidates.shape)}")
+        raise ShapeError(
+            f"`candidates` must be [candidates, 2] with at least one, got {tuple(candidates.shape)}; it takes two "
+            "responses to ask about"
+        )
+    if candidates.dtype != torch.long or int(candidates.min()) < 0 or int(candidates.max()) >= len(embeddings):
+        raise ShapeError(
+            f"`candidates` must be int64 rows of `embeddings`, 0 to {len(embeddings) - 1}, got {candidates.dtype} "
+            f"{int(candidates.min())} to {int(candidates.max())}"
+        )
     first, second = candidates.T
+    pair = candidates.sort(dim=1).values @ torch.tensor([len(embeddings), 1], device=candidates.device)
     difference = (coordinates[first] - coordinates[second]) / basis.temperature
     mean = difference @ known.mean.float() + (common[first] - common[second]) / basis.temperature
     asked = torch.zeros(len(candidates), dtype=torch.bool, device=mean.device)
     judged = torch.linspace(0, len(candidates) - 1, min(len(candidates), _JUDGED)).long()
     covariance, questions = known.covariance, []
-    for _ in range(min(count, len(candidates))):
+    for _ in range(min(count, len(pair.unique()))):
         spread = difference @ covariance.float()
         variance = (spread * difference).sum(dim=1)
         scores = information(mean, variance).masked_fill(asked, -torch.inf)
@@ -116,7 +132,7 @@ def next_comparisons(
         gain = _gain(mean[judged], variance[judged], spread[judged] @ difference[best], mean[best], variance[best])
         rows = (int(first[best]), int(second[best]))
         questions.append(Question(*rows, max(float(scores[best]), 0.0), gain, stop=gain < worth))
-        asked[best] = True
+        asked |= pair == pair[best]
         covariance = _answered(covariance, difference[best].double(), mean[best].double())
     return questions
 

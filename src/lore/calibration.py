@@ -95,4 +95,4 @@ def _wilson(share: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     z = 1.959964
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)).sqrt()
-    return middle - half, middle + half
+    return (middle - half).clamp(min=0), (middle + half).clamp(max=1)

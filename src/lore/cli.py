@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -466,8 +467,13 @@ def ask(
             break
         for prompt in dict.fromkeys(filter(None, choice.prompts)):
             typer.echo(f"\n{prompt}")
-        typer.echo(f"\n  1  {choice.responses[0]}\n\n  2  {choice.responses[1]}\n")
-        answer = typer.prompt(f"{number}. Which is better for you (1, 2, q)?", type=Answer, show_choices=False).value
+        first, second = (textwrap.indent(text, "     ").lstrip() for text in choice.responses)
+        typer.echo(f"\n  1  {first}\n\n  2  {second}\n")
+        try:
+            question = f"{number}. Which is better for you (1, 2, q)?"
+            answer = typer.prompt(question, type=Answer, show_choices=False).value
+        except typer.Abort:  # Ctrl-C, or the end of the input: what was answered is kept
+            raise typer.Exit(_INTERRUPTED) from None
         if answer == "q":
             break
         questions.answer(choice, first=answer == "1")

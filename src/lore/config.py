@@ -54,8 +54,10 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.family not in ("simplex", "gaussian"):
             raise ConfigError(f"`family` must be 'simplex' or 'gaussian', got {self.family!r}")
-        if self.rank != "auto" and self.rank < 0:
-            raise ConfigError(f"`rank` must be 'auto', or 0 (the reference) or more, got {self.rank}")
+        if self.rank != "auto" and (type(self.rank) is not int or self.rank < 0):
+            raise ConfigError(
+                f"`rank` must be 'auto', or a whole number of 0 (the reference) or more, got {self.rank!r}"
+            )
         if self.penalty not in ("distance", "cosine"):
             raise ConfigError(f"`penalty` must be 'distance' or 'cosine', got {self.penalty!r}")
         if self.average not in ("users", "pairs"):
@@ -86,7 +88,8 @@ class FitConfig:
                 raise ConfigError(f"`{name}` must be 'auto' or a number of 0 or more, got {value!r}")
         for name in ("temperature", "tolerance", "tempering"):
             value = getattr(self, name)
-            if (name, value) != ("tempering", "auto") and not 0 < value < math.inf:
+            is_number = isinstance(value, int | float) and 0 < value < math.inf
+            if (name, value) != ("tempering", "auto") and not is_number:
                 raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
         if self.max_iterations < 1:
             raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")

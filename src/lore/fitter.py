@@ -19,7 +19,7 @@ from lore.charts import Spectrum
 from lore.checkpoint import Checkpoint
 from lore.config import RANKS, Fit, FitConfig
 from lore.descent import Minimum
-from lore.errors import ConfigError, ConvergenceWarning
+from lore.errors import ConfigError, ConvergenceWarning, DataError
 from lore.objective import Average, penalty
 from lore.pairs import Pairs
 from lore.problem import (
@@ -33,7 +33,7 @@ from lore.problem import (
 )
 from lore.tastes import TasteProblem, TasteSearch, taste_features
 
-# Relative to the mean squared length of a difference, so that the scale of the embeddings does not matter.
+# Relative to the mean squared length of a difference, over the squared temperature.
 _POOLED_STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 _STRENGTHS = (3e-3, 1e-3, 3e-4, 1e-4)
 _WEIGHT_STRENGTHS = (0.03, 0.01, 0.003, 0.001)
@@ -69,7 +69,7 @@ class Fitter:
     def __init__(self, pairs: Pairs, reference: Tensor | None) -> None:
         self.pairs = pairs
         self.reference = reference
-        self.scale = _mean_squared_difference(pairs)
+        self._scale = _mean_squared_difference(pairs)
         self.table = likelihood(pairs, "users", 1.0)
         self._folds: dict[int, list[_Fold]] = {}
         self._pooled: dict[tuple[Average, float, int], _Pooled] = {}
@@ -78,6 +78,10 @@ class Fitter:
     def spectrum(self) -> Spectrum:
         """How far the differences spread."""
         return spectrum_of(self.pairs, seed=0)
+
+    def _unit(self, config: FitConfig) -> float:
+        """Of strengths of the distance penalty: neither the length of the embeddings nor the temperature matters."""
+        return self._scale / config.temperature**2
 
     def fit(self, config: FitConfig, checkpoint: Checkpoint) -> Job[Fit]:
         """One fit, from where a checkpoint stands."""
@@ -187,7 +191,7 @@ class Fitter:
         """Where to start from: the reference, or where there is none the pooled direction."""
         if bool(penalties.reference.norm() > 0) or config.rank == 1:
             return penalties.reference
-        problem = self._pooled_problem(self.pairs, config, max(penalties.strength, 1e-4 * self.scale))
+        problem = self._pooled_problem(self.pairs, config, max(penalties.strength, 1e-4 * self._unit(config)))
         zero = penalties.reference[:, None].clone()
         minimum = yield from problem.round(zero, self.spectrum, config.tolerance, config.max_iterations)
         return minimum.point.squeeze(1)
@@ -221,7 +225,7 @@ class Fitter:
         means: list[float] = []
         of_folds: list[list[Tensor]] = []
         for relative in _POOLED_STRENGTHS:
-            strength = relative * self.scale
+            strength = relative * self._unit(config)
             fits = [
                 self._fit_pooled(*part, config=config, strength=strength).point
                 for part in zip(folds, starts, strict=True)
@@ -236,7 +240,7 @@ class Fitter:
             if means[-1] > min(means) and means[-2] > min(means):
                 break  # two in a row that are worse: weaker ones only overfit more
         best = int(np.argmin(means))
-        strength = _POOLED_STRENGTHS[best] * self.scale
+        strength = _POOLED_STRENGTHS[best] * self._unit(config)
         direction = self._fit_pooled(self, None, config, strength).point.squeeze(1)
         return _Pooled(strength, means[best], direction, of_folds[best])
 
@@ -252,7 +256,7 @@ class Fitter:
     def _tuned(self, config: FitConfig, checkpoint: Checkpoint) -> tuple[float, float, float]:
         """Strength, shrinkage of weights and held-out log loss: one is chosen after the other, each along a path."""
         distance = config.penalty == "distance"
-        strengths = [relative * (self.scale if distance else 1.0) for relative in _STRENGTHS]
+        strengths = [relative * (self._unit(config) if distance else 1.0) for relative in _STRENGTHS]
         if config.strength != "auto":
             strengths = [config.strength]
         shrinkages = [config.weight_strength] if config.weight_strength != "auto" else list(_WEIGHT_STRENGTHS)
@@ -264,7 +268,7 @@ class Fitter:
                 break  # weaker shrinkage only gets worse from here
         shrinkage = min(tried, key=tried.__getitem__)[1]
         if config.strength == "auto" and distance and self.reference is None:
-            tried[_POOLED_ONLY * self.scale, shrinkage] = self.pooled(config).validation
+            tried[_POOLED_ONLY * self._unit(config), shrinkage] = self.pooled(config).validation
         weaker, stronger = strengths[len(strengths) // 3 + 1 :], strengths[: len(strengths) // 3][::-1]
         for direction in (weaker, stronger):
             last = tried[middle, shrinkage]
@@ -293,7 +297,7 @@ class Fitter:
             penalties = self._penalties(config, strength, shrinkage, anchor)
             problem = self._problem(fold.pairs, config, penalties)
             if anchor is None:
-                anchor = self._fit_pooled(fold, None, config, max(strength, 1e-4 * self.scale)).point.squeeze(1)
+                anchor = self._fit_pooled(fold, None, config, max(strength, 1e-4 * self._unit(config))).point.squeeze(1)
             begin = problem.run(problem.start(anchor, config.seed, distances=(1.0,)))
             basis = problem.run(problem.round(begin, fold.spectrum, config.tolerance, config.max_iterations)).point
             _, _, weights = problem.run(problem.loss(basis))
@@ -315,7 +319,7 @@ class Fitter:
         course = TasteSearch(folds, config).course()
         problem = problem.stretched(course.length)
         taste = problem.taste(course)
-        basis = problem.basis(taste, course.rank if config.rank == "auto" else config.rank)
+        basis = problem.basis(taste, course.rank)
         weights = problem.posterior(taste).weights
         loss = float(problem.table.loss(problem.margins(taste, weights)))
         return Fit(
@@ -348,8 +352,19 @@ def _validation(fit: Fit) -> float:
 
 
 def _mean_squared_difference(pairs: Pairs) -> float:
-    """Mean squared length of a difference, over a sample of the pairs; the unit of relative strengths."""
-    return float(pairs.sample(_SAMPLE).differences().double().square().sum(1).mean()) or 1.0
+    """Mean squared length of a difference, over a sample of the pairs.
+
+    Raises:
+        DataError: no pair tells anything, as its responses have the same embedding; or one is no number.
+    """
+    found = float(pairs.sample(_SAMPLE).differences().double().square().sum(1).mean())
+    if not math.isfinite(found):
+        raise DataError("embeddings hold values that are not finite; embed again, or leave those responses out")
+    if found == 0:
+        raise DataError(
+            "chosen and rejected have the same embedding in every pair; use an encoder that tells them apart"
+        )
+    return found
 
 
 def _folds(pairs: Pairs, seed: int) -> list[_Fold]:

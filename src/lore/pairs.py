@@ -198,6 +198,10 @@ class Pairs:
             raise ShapeError(
                 f"`vectors` must be floating point [rows, dim], got {vectors.dtype} {tuple(vectors.shape)}"
             )
+        if not bool(torch.isfinite(vectors).all()):
+            raise DataError(
+                "`vectors` must be finite, and some hold infinities or NaN; embed again, or leave those out"
+            )
         rows, device = len(vectors), vectors.device
         like = torch.empty(0, dtype=working_dtype(vectors.dtype), device=device)
         people = 1 + int(user.max()) if len(user) else 0

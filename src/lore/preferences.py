@@ -25,6 +25,8 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Place = NewType("Place", int)
 
+_LATEST = 1e11  # seconds since 1970 that are taken for milliseconds
+_FORGOTTEN = 1e-6  # what a comparison counts at least, however old
 _WITHIN = 0.5  # share of ratings with another one to the same prompt, from which pairs are made within prompts
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 
@@ -272,8 +274,15 @@ class Preferences:
             )
         newest = np.full(len(self.users), -np.inf)
         np.maximum.at(newest, self.user, seconds)
+        late = np.flatnonzero(np.abs(seconds) > _LATEST)
+        if len(late):
+            raise DataError(
+                f"{self.origin.describe(self.place[late[:5]].tolist(), len(late))}: `timestamp` {given[late[0]]!r} is "
+                "beyond the year 5000 as seconds since 1970; divide milliseconds by 1,000"
+            )
         days = (newest[self.user] - seconds) / 86_400
-        return replace(self, weight=self.weight * 0.5 ** (days / half_life))
+        # What is all but forgotten still counts for something: a person without any weight would have no choices.
+        return replace(self, weight=self.weight * np.maximum(0.5 ** (days / half_life), _FORGOTTEN))
 
     def to_parquet(self, path: Path) -> None:
         """Write the table so that `lore.load` reads it again."""

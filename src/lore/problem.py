@@ -320,8 +320,10 @@ def repetition(pairs: Pairs) -> Tensor:
     Pairs that share items are not independent: n items give n - 1 independent comparisons, and so the pairs count
     `pairs / (n - 1)` times too much. Where an item is in two pairs or more, at least 2, as features miss what an item
     has for all people: with less, probabilities were too sure of themselves (docs/results.md). Pairs whose items are
-    all distinct, and pairs made from differences, which have no items, count in full.
+    all distinct, and pairs made from differences, which have no items, count in full; those of weight 0 do not count.
     """
+    if not bool((pairs.weight > 0).all()):
+        pairs = pairs.select(pairs.weight > 0)
     if pairs.rejected is None or len(pairs) == 0:
         return torch.ones(len(pairs.users), device=pairs.user.device)
     sides = torch.cat([pairs.chosen, pairs.rejected])

@@ -14,7 +14,7 @@ import torch
 from lore.calibration import Calibration, calibration, probabilities
 from lore.diagnostics import Collapse, LearningCurve, collapse, learning_curve
 from lore.errors import MissingExtra
-from lore.evaluate import Gain, Result, Sweep, gain
+from lore.evaluate import Accuracy, Gain, Result, Sweep, gain
 from lore.files import write_json, write_text
 from lore.noise import Noise, learn_noise
 from lore.pairs import Pairs, Split
@@ -165,10 +165,16 @@ def rigour(split: Split, sweep: Sweep) -> Rigour:
         worst=(worst_tenth(sweep.baseline), worst_tenth(sweep.per_user)),
         users=without_one_user(sweep.per_user, sweep.baseline),
         groups=without_one_group(test, personal - common),
-        curve=learning_curve(sweep.by_shots, sweep.baseline) if sweep.by_shots else None,
+        curve=learning_curve(_by_shots(sweep, trained), sweep.baseline) if sweep.by_shots else None,
         collapse=collapse(sweep.chosen, split.seen_train),
         noise=learn_noise(test, torch.logit(chances[-1], eps=1e-12)),
     )
+
+
+def _by_shots(sweep: Sweep, trained: Pairs) -> dict[int, Accuracy]:
+    """Accuracy by how many comparisons a person is known; all that the median one has among the numbers."""
+    most = int(trained.counts.double().median())
+    return sweep.by_shots if most <= max(sweep.by_shots) else {**sweep.by_shots, most: sweep.per_user}
 
 
 def write_report(folder: Path, summary: Summary) -> None:
@@ -247,13 +253,14 @@ def _rigour_json(found: Rigour) -> dict[str, Any]:
 
 
 def _calibration_json(found: Calibration) -> dict[str, Any]:
-    bins = torch.stack([found.predicted, found.observed, found.low, found.high, found.count], dim=1)
+    columns = (found.predicted, found.observed, found.low, found.high, found.count)
     return {
         "error": found.error,
         "brier": found.brier,
         "log_loss": found.log_loss,
         "bins": [
-            dict(zip(("predicted", "observed", "low", "high", "count"), row, strict=True)) for row in bins.tolist()
+            dict(zip(("predicted", "observed", "low", "high", "count"), row, strict=True))
+            for row in zip(*(column.tolist() for column in columns), strict=True)
         ],
     }
 
@@ -376,7 +383,7 @@ def _beyond(found: Rigour, whom: str) -> Iterator[str]:
     if found.curve is not None:
         curve = found.curve
         yield (
-            f"With {curve.shots} comparisons of a new person, twice the most that were tried, a gain of "
+            f"With {curve.shots} comparisons of a new person, twice the most that there are, a gain of "
             f"{100 * curve.gain:+.1f} points is predicted ({100 * curve.low:+.1f} to {100 * curve.high:+.1f})."
         )
     entropy = found.collapse.weight_entropy
@@ -397,7 +404,7 @@ def _beyond(found: Rigour, whom: str) -> Iterator[str]:
 def _control_lines(sweep: Sweep) -> Iterator[str]:
     meanings = {
         "wrong_user": "With another person's weights, accuracy should fall to that of pooled or below",
-        "shuffled": "Learned from choices that a coin made, accuracy should be near 50 %",
+        "shuffled": "Learned from choices that a coin made, accuracy should be within ten points of 50 %",
         "length": "If the longer response always won, accuracy would be",
     }
     for result in sweep.results:

@@ -19,6 +19,7 @@ from lore.run import Run
 from lore.train import pairs_of_run
 
 _NORMAL = 1.959964  # quantile of a 95 % interval
+_SAME = 1e-3  # difference of weights that are learned from the same comparisons on different machines
 _DRAWS = 4_096  # of a person's weights, for the probability that a candidate is the best
 
 
@@ -31,8 +32,9 @@ class Reranked:
         personalized: whether the weights are the user's own; if not, they are the population's.
         order: positions of the candidates, best first.
         rewards: reward of each candidate, in the order they were given.
-        intervals: 95 % interval of each reward, in that order (gaussian family).
-        best: probability that each candidate is the best for this person, in that order (gaussian family).
+        intervals: 95 % interval of each reward, in that order (gaussian family); None where what the person chose is
+            not kept, or nothing tells people apart. What is not known of the population is not in it.
+        best: probability that each candidate is the best for this person, in that order; None where intervals are.
     """
 
     user: str | None
@@ -118,8 +120,8 @@ class PersonalRewards:
     def covariance(self, user: str | None) -> Tensor | None:
         """Posterior covariance of a person's weights, `[columns, columns]`; the prior's for somebody unknown.
 
-        None for somebody whom `lore personalize` added, as the run does not keep what they chose. The first call for
-        somebody known reads the comparisons of the run.
+        None for somebody whom `lore personalize` added or learned anew, as the run does not keep what they chose. The
+        first call for somebody known reads the comparisons of the run.
         """
         if user is None or user not in self.run.users:
             return torch.eye(self.run.basis.columns, dtype=torch.float64)
@@ -127,6 +129,8 @@ class PersonalRewards:
         if user not in people:
             return None
         own = fit_weights(self._pairs.of_users(torch.tensor([people.index(user)])), self.run.basis)
+        if not torch.allclose(own.weights[0], self.run.weights_of(user), atol=_SAME):
+            return None
         return own.covariance(torch.tensor([0]))[0].double()
 
     @cached_property
@@ -172,15 +176,18 @@ def reranked(
     """
     rewards = basis.rewards(vectors, weights)
     order = rewards.argsort(descending=True, stable=True).tolist()
-    if covariance is None:
+    if covariance is None or not bool(basis.vectors.any()):  # then nothing says how far a person may stray
         return Reranked(user, personalized, order, rewards.tolist())
     along = basis.coordinates(vectors).double() @ torch.linalg.cholesky(covariance)
     spread = _NORMAL * along.norm(dim=1)
     intervals = torch.stack([rewards - spread, rewards + spread], dim=1).tolist()
     # How the candidates' rewards stray together: as many numbers as there are candidates, or columns.
     strayed = along if along.shape[0] >= along.shape[1] else torch.linalg.qr(along.T).R.T
-    winner = (rewards + _draws(strayed.shape[1]) @ strayed.T).argmax(dim=1)
-    best = torch.bincount(winner, minlength=len(rewards)) / _DRAWS
+    alike, which = vectors.unique(dim=0, return_inverse=True)  # candidates that are the same share their chance
+    first = torch.full((len(alike),), len(vectors)).scatter_reduce_(0, which, torch.arange(len(vectors)), "amin")
+    winner = (rewards[first] + _draws(strayed.shape[1]) @ strayed[first].T).argmax(dim=1)
+    shares = torch.bincount(winner, minlength=len(alike)) / torch.bincount(which, minlength=len(alike)) / _DRAWS
+    best = shares[which]
     ends = [(low, high) for low, high in intervals]
     return Reranked(user, personalized, order, rewards.tolist(), ends, best.tolist())
 

@@ -53,7 +53,7 @@ class Course:
     Attributes:
         rank: learned tastes.
         tempering: power 1/tempering of the likelihood while they are learned.
-        variance: that they begin with, of every feature; 0 for no tastes at all.
+        variance: that they begin with, of every feature, at temperature 1; 0 for no tastes at all.
         iterations: of expectation-maximization.
         scale: what the covariance is multiplied by in the end.
         length: of the center, relative to the pooled direction.
@@ -113,11 +113,13 @@ class TasteProblem:
         pairs = self.pairs
         share = pairs.weight / tempering
         tempered = UserChoices(pairs.user, pairs.label, share, len(pairs.users), self.config.temperature)
-        return learn_taste(tempered, self.projected, self.offset, min(rank, self.most), variance)
+        begin = variance * self.config.temperature**2
+        return learn_taste(tempered, self.projected, self.offset, min(rank, self.most), begin)
 
     def alike(self, variance: float) -> Taste:
         """Tastes without a preferred direction."""
-        return Taste(variance**0.5 * torch.eye(self.most, dtype=torch.float64, device=self.offset.device), change=0.0)
+        root = variance**0.5 * self.config.temperature
+        return Taste(root * torch.eye(self.most, dtype=torch.float64, device=self.offset.device), change=0.0)
 
     def taste(self, course: Course) -> Taste:
         """What a course leads to."""
@@ -238,12 +240,12 @@ class TasteSearch:
         place = bisect(ranks, first.rank)
         tried = [first]
         for rank in ranks[place:]:
-            tried.append(self._judged(replace(first, rank=rank)))
+            tried.append(self._of_rank(rank, first))
             if tried[-1].validation > tried[-2].validation - worth:
                 break
         lowest = min(tried, key=_validation)
         for rank in ranks[: place - 1][::-1]:
-            tried.append(self._judged(replace(first, rank=rank)))
+            tried.append(self._of_rank(rank, first))
             if tried[-1].validation > lowest.validation + hopeless:
                 break
         lowest = min(tried, key=_validation)
@@ -253,6 +255,12 @@ class TasteSearch:
         enough = [course for course in tried if course.validation <= lowest.validation + worth]
         best = min(enough, key=lambda course: course.rank)
         return impersonal if impersonal.validation <= best.validation + worth else best
+
+    def _of_rank(self, rank: int, first: Course) -> Course:
+        """Another number of tastes, learned for as long as is best for that number."""
+        if self._is_repeated:
+            return self._judged(replace(first, rank=rank))
+        return self._scaled(self._best(rank, first.tempering, first.variance))
 
     def _alike(self, variance: float) -> float:
         return self._loss([fold.problem.alike(variance) for fold in self._folds])
