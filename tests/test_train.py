@@ -272,3 +272,6 @@ def test_people_without_tastes_of_their_own_get_a_report_as_well(
     assert people["helps"] == people["hurts"] == 0  # three choices a person tell nothing
     assert report["collapse"]["effective_rank"] >= 0
     assert "Personalizing helps" not in report["finding"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "no shared directions of taste" in page
+    assert "--redact" not in page

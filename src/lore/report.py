@@ -300,6 +300,7 @@ def _html(summary: Summary, beyond: Rigour) -> str:
         beyond=list(_beyond(beyond, whom=_whom(sweep))),
         controls=list(_control_lines(sweep)),
         directions=list(_directions(summary)),
+        redacted=summary.texts is None,
         warnings=summary.warnings,
         made=_made(summary),
     )
