@@ -101,8 +101,6 @@ def next_comparisons(
         raise ConfigError(f"`count` must be 1 or more, got {count}")
     if not 0 <= user < len(people.weights):
         raise ShapeError(f"`user` must be a row of `people`, 0 to {len(people.weights) - 1}, got {user}")
-    if not bool(torch.isfinite(embeddings).all()):
-        raise ShapeError("`embeddings` must be finite, and some hold infinities or NaN; embed again")
     known = _known(people, basis, user)
     coordinates, common = basis.coordinates(embeddings).float(), basis.common_rewards(embeddings).float()
     if candidates is None:
@@ -121,10 +119,12 @@ def next_comparisons(
     pair = candidates.sort(dim=1).values @ torch.tensor([len(embeddings), 1], device=candidates.device)
     difference = (coordinates[first] - coordinates[second]) / basis.temperature
     mean = difference @ known.mean.float() + (common[first] - common[second]) / basis.temperature
+    if not bool(mean.isfinite().all()):
+        raise ShapeError("`embeddings` must be finite, and some hold infinities or NaN; embed again")
     asked = torch.zeros(len(candidates), dtype=torch.bool, device=mean.device)
     judged = torch.linspace(0, len(candidates) - 1, min(len(candidates), _JUDGED)).long()
-    covariance, questions = known.covariance, []
-    for _ in range(min(count, len(pair.unique()))):
+    covariance, questions = known.covariance, list[Question]()
+    while len(questions) < count and not bool(asked.all()):
         spread = difference @ covariance.float()
         variance = (spread * difference).sum(dim=1)
         scores = information(mean, variance).masked_fill(asked, -torch.inf)

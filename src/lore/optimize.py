@@ -385,7 +385,7 @@ class _InColumns:
 
     def along(self, step: Tensor) -> Tensor:
         """What a step adds to the margins."""
-        return (self.design @ step[:, :, None]).squeeze(2)
+        return torch.bmm(self.design, step.unsqueeze(2)).squeeze(2)
 
     def moved(self, place: _Place, step: Tensor, length: Tensor) -> _Place:
         """What is there after steps of some length, `[users]`."""
@@ -430,6 +430,7 @@ class _InPairs(_InColumns):
         return root * inner.squeeze(2) - place.slope
 
 
+@torch.inference_mode()
 def _newton(problem: _InColumns, start: Tensor | None, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
     """Weights of a block's users, and their gaps."""
     point = problem.begin(start)
