@@ -191,6 +191,14 @@ def test_bad_tensors_are_refused_by_name(change, error, words: str) -> None:
         Pairs.from_rows(**arguments)
 
 
+def test_one_number_in_a_large_table_that_is_none_is_found() -> None:
+    vectors = torch.zeros(10_000, 2)
+    vectors[9_999, 1] = torch.inf
+    rows = torch.tensor([0])
+    with pytest.raises(DataError, match="finite"):
+        Pairs.from_rows(vectors, rows, rows + 1, rows)
+
+
 def test_differences_of_several_dims_are_refused() -> None:
     with pytest.raises(ShapeError, match="one dim"):
         Pairs.from_differences([torch.ones(2, 3), torch.ones(2, 4)])

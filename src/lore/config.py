@@ -90,7 +90,8 @@ class FitConfig:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and 0 < value < math.inf
             if (name, value) != ("tempering", "auto") and not is_number:
-                raise ConfigError(f"`{name}` must be a positive number, got {value!r}")
+                auto = "'auto' or " if name == "tempering" else ""
+                raise ConfigError(f"`{name}` must be {auto}a positive number, got {value!r}")
         if self.max_iterations < 1:
             raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
         if not 0 <= self.seed < 2**63:

@@ -369,6 +369,7 @@ class _InColumns:
     """Users' objectives as functions of their weights.
 
     Attributes:
+        block: the users, and their pairs.
         design: margins are this times the coordinates, and the offset, `[users, pairs, k]`.
     """
 
@@ -384,7 +385,7 @@ class _InColumns:
         return point
 
     def along(self, step: Tensor) -> Tensor:
-        """What a step adds to the margins."""
+        """What a step `[users, k]` adds to the margins, `[users, pairs]`."""
         return torch.bmm(self.design, step.unsqueeze(2)).squeeze(2)
 
     def moved(self, place: _Place, step: Tensor, length: Tensor) -> _Place:
@@ -398,7 +399,7 @@ class _InColumns:
         return _Place(point, margin, slope, slope, slope.square().sum(1) / 2)
 
     def step(self, precision: "_Precision", place: _Place) -> Tensor:
-        """Newton's step."""
+        """Newton's step, `[users, k]`."""
         return -torch.cholesky_solve(place.slope[:, :, None], precision.factor).squeeze(2)
 
 

@@ -18,6 +18,7 @@ SplitBy = Literal["group", "user"]
 PART_NAMES = ("seen_train", "seen_test", "unseen_shots", "unseen_test")
 
 _COPIED = 2**30  # bytes of embeddings up to which a table is made smaller by copying
+_CHECKED = 4_096  # rows of a table that are looked at at once
 _ENUMERATED = 1_000  # items of one user up to which all strict pairs are listed before some are drawn
 
 
@@ -198,7 +199,8 @@ class Pairs:
             raise ShapeError(
                 f"`vectors` must be floating point [rows, dim], got {vectors.dtype} {tuple(vectors.shape)}"
             )
-        if not bool(torch.isfinite(vectors).all()):
+        # Block by block: the table may be larger than memory, and mapped from a file.
+        if not all(bool(block.isfinite().all()) for block in vectors.split(_CHECKED)):
             raise DataError(
                 "`vectors` must be finite, and some hold infinities or NaN; embed again, or leave those out"
             )

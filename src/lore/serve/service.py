@@ -163,7 +163,7 @@ class Service:
 
         Raises:
             NotYetError: less is known than `min_version` asks for.
-            GoneError: that, as the person was erased.
+            GoneError: the person was erased, so that `min_version` will never be known.
             ConfigError: there is no such model.
         """
         standing = self.store.standing(tenant, user)
