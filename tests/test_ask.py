@@ -1,9 +1,11 @@
 import pytest
 import torch
+from typer.main import get_command
 
 from conftest import random_pairs
-from lore.ask import information, next_comparison, next_comparisons
+from lore.ask import WORTH, information, next_comparison, next_comparisons
 from lore.basis import RewardBasis
+from lore.cli import app
 from lore.errors import ConfigError, ShapeError
 from lore.fit import FitConfig, fit_basis
 from lore.pairs import Pairs
@@ -91,6 +93,8 @@ def test_it_says_stop_when_asking_more_is_not_worth_it() -> None:
     candidates = torch.combinations(torch.arange(60))
     assert not next_comparison(people, basis, pool, candidates).stop
     assert next_comparison(people, basis, pool, candidates, worth=0.5).stop
+    option = next(option for option in get_command(app).commands["ask"].params if option.name == "worth")
+    assert option.default == WORTH  # which the command cannot import without torch
     assert next_comparison(people, basis, pool, torch.tensor([[1, 1]])).stop  # nothing to learn
 
 

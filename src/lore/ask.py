@@ -23,7 +23,7 @@ _NODES = 15
 _SHORTLIST = 256  # responses of a table of which all pairs are candidates
 _LEADING = 8  # directions of a person's uncertainty along which the shortlist is taken
 _JUDGED = 512  # candidates on which the worth of an answer is judged
-WORTH = 1e-3  # expected gain in accuracy below which asking more is not worth it
+WORTH = 1e-4  # expected gain in accuracy below which asking more is not worth it: single answers tell little
 
 
 @dataclass(frozen=True)

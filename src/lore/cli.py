@@ -449,7 +449,7 @@ def ask(
         Path | None, typer.Option(help="A .jsonl file of the answers, for `lore personalize`.", show_default=False)
     ] = None,
     most: Annotated[int, typer.Option(help="Questions at most.", min=1)] = 20,
-    worth: Annotated[float, typer.Option(help="Gain in accuracy below which asking more is not worth it.")] = 1e-3,
+    worth: Annotated[float, typer.Option(help="Gain in accuracy below which asking more is not worth it.")] = 1e-4,
 ) -> None:
     """Ask one person the questions that tell most about them; 1 or 2 answers, q ends."""
     from lore.files import write_text
@@ -463,7 +463,7 @@ def ask(
             break
         choice = questions.next()
         if choice.question.stop:
-            typer.echo(f"Nothing more is worth asking: the best question would gain {choice.question.gain:.2%}.")
+            typer.echo(f"Nothing more is worth asking: the best question would gain {choice.question.gain:.3%}.")
             break
         for prompt in dict.fromkeys(filter(None, choice.prompts)):
             typer.echo(f"\n{prompt}")
