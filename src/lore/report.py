@@ -369,7 +369,7 @@ def _beyond(found: Rigour, whom: str) -> Iterator[str]:
     tested = sum(counts.values())
     if tested:
         yield (
-            f"Of {tested} of {whom}, personalizing surely helps {counts['helps']}, surely hurts {counts['hurts']}, and "
+            f"Of {tested} {whom}, personalizing surely helps {counts['helps']}, surely hurts {counts['hurts']}, and "
             f"of {counts['undecided']} it cannot be told (at most {found.verdicts.rate:.0%} of these verdicts are "
             "expected to be wrong)."
         )
@@ -575,9 +575,12 @@ def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
     if not found:
         return ""
     figure, axes = _new_axes()
-    shots = [result.shots or 0 for result in found]
-    y = np.array([100 * result.accuracy for result in found])
-    error = np.array([[100 * (r.accuracy - r.low), 100 * (r.high - r.accuracy)] for r in found]).T
+    points = [(result.shots or 0, result.accuracy, result.low, result.high) for result in found]
+    if curve is not None and curve.shots > 2 * points[-1][0]:  # all that people have
+        points.append((curve.shots // 2, sweep.per_user.mean, sweep.per_user.low, sweep.per_user.high))
+    shots = [count for count, *_ in points]
+    y = np.array([100 * mean for _, mean, _, _ in points])
+    error = np.array([[100 * (mean - low), 100 * (high - mean)] for _, mean, low, high in points]).T
     axes.errorbar(
         shots, y, error, color=_ORANGE, marker="s", capsize=3, label=f"{found[0].model}, rank {found[0].rank}"
     )
