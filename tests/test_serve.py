@@ -33,8 +33,10 @@ from lore.run import Run, save_users
 from lore.serve.app import Application, create_app
 from lore.serve.client import Client, ServerError, UnreachableError
 from lore.serve.database import Database
+from lore.serve.erasure import erase_from_run
 from lore.serve.hindsight import pairs_of_events
 from lore.serve.limits import Buckets, Limits
+from lore.serve.service import TENANT, Service
 from lore.serve.tokens import change_tokens
 from lore.serve.vectors import Vectors
 from lore.serve.writer import Writer
@@ -656,7 +658,6 @@ def test_an_erasure_that_was_cut_short_is_finished_when_asked_again(run: Path, m
 
 
 def test_what_others_chose_between_keeps_its_vectors(run: Path) -> None:
-    mine = next(row for row in load(run / "preferences.parquet").conversation_keys())
     with TestClient(create_app(run)) as http:
         client = Client(http=http)
         export = client.export("u0")[0]
@@ -664,10 +665,26 @@ def test_what_others_chose_between_keeps_its_vectors(run: Path) -> None:
         client.feedback("ann", [shared])
         client.erase("u0")
         assert client.user("ann")["comparisons"] == 1
-    assert mine
     with TestClient(create_app(run)) as http:
         assert Client(http=http).user("ann")["personalized"]
         assert http.get("/v1/overview").status_code == 200
+
+
+def test_a_question_under_way_is_of_the_table_that_it_began_with(run: Path, tmp_path: Path) -> None:
+    opened = Database(str(tmp_path / "events.sqlite"))
+    service = Service(Run.load(run), HashEncoder(), opened.store)
+    pool = service.pool
+    before = [pool.conversation(row) for row in range(len(pool.vectors))]
+    assert erase_from_run(service, TENANT, "u0")
+    assert [pool.conversation(row) for row in range(len(pool.vectors))] == before
+    late, service._pool = service.pool, pool  # as of a thread that read the table before, and wrote after
+    assert service.pool.preferences is late.preferences is service.preferences
+    assert "u0" not in service.pool.preferences.users
+    for row, key in enumerate(late.preferences.conversation_keys()):
+        assert torch.equal(late.vectors[row], pool.vectors[pool.numbers[key]])
+        assert late.conversation(row) == pool.conversation(pool.numbers[key])
+    service.close()
+    opened.close()
 
 
 def test_a_refused_batch_leaves_no_vector(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def people(service: Service, access: Access, metrics: Metrics) -> APIRouter:
             family=basis.family,
             weights=person.weights.tolist(),
             standard_deviations=None if covariance is None else covariance.diagonal().sqrt().tolist(),
-            likes=likes(service, person) if person.people is not None else [],
+            likes=likes(service.pool, person) if person.people is not None else [],
         )
 
     @router.delete("")

@@ -6,25 +6,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lore.ask import Question, next_comparisons
-from lore.basis import RewardBasis
 from lore.embedding import Embeddings, Encoder
 from lore.embedding.tokens import Conversation
 from lore.errors import DataError, LoreError
 from lore.pairs import Pairs
 from lore.personalize import UserWeights, fit_weights
 from lore.preferences import Preferences
-from lore.questionnaire import questions_of
 from lore.rewards import Reranked, require_encoder, reranked
 from lore.run import Run
 from lore.serve.hindsight import pairs_of_events
 from lore.serve.models import Models, Served
+from lore.serve.pool import Pool
 from lore.serve.turnstile import Pause
 from lore.serve.vectors import Vectors, as_bytes, kept_vectors
 from lore.serve.writer import Writer
@@ -124,6 +122,7 @@ class Service:
         self._lock = threading.Lock()
         self._writer = Writer(store, pause)
         self.preferences = load(run.folder / "preferences.parquet")
+        self._pool: Pool | None = None
         self._import()
         self.models = Models(store)
         self.models.begin(run.basis)
@@ -278,45 +277,26 @@ class Service:
         """
         person = self.person(tenant, user)
         if pool is None:
-            return self._from_run(person)
+            of_run = self.pool
+            return _asked(person, of_run.vectors, of_run.unjudged(person.judged), of_run.conversation)
         if len(set(pool)) < 2:
             raise DataError("`candidates` must hold two different responses at least; give more")
         return _asked(person, self.table(pool), torch.combinations(torch.arange(len(pool))), pool.__getitem__)
 
-    def _from_run(self, person: Person) -> Asked:
-        """Among the run's own responses to one prompt, those pairs left out that the person has judged."""
-        table, pairs, numbers = self._pool
-        if pairs is not None and person.judged:
-            rows = [[numbers.get(key, -1) for key in both] for both in person.judged]
-            judged = torch.tensor(rows, dtype=torch.long).sort(dim=1).values
-            pairs = pairs[~torch.isin(pairs @ self._code, judged @ self._code)]
-        if pairs is not None and len(pairs) == 0:
-            raise DataError("this person has judged every pair that the run has; give `candidates`")
-        return _asked(person, table, pairs, self.preferences.conversation)
-
-    @cached_property
-    def _pool(self) -> tuple[Tensor, Tensor | None, dict[bytes, int]]:
-        """The run's vectors, pairs of rows to ask about, and the row of each conversation."""
-        rows = self._embeddings.rows(self.preferences)
-        numbers = {key: row for row, key in enumerate(self.preferences.conversation_keys())}
-        return self._embeddings.vectors[rows].float(), questions_of(self.preferences, seed=0), numbers
-
     @property
-    def _code(self) -> Tensor:
-        """What makes one number of two rows."""
-        return torch.tensor([self.preferences.rows, 1])
-
-    def along(self, basis: RewardBasis, column: int) -> Tensor:
-        """Rewards of the run's responses along one direction, `[rows]`, less the population's."""
-        rewards = basis.coordinates(self._pool[0])
-        common = rewards @ basis.population.to(rewards) if basis.family == "simplex" else 0.0
-        return rewards[:, column] - common
+    def pool(self) -> Pool:
+        """The run's own responses as they are now."""
+        # The store first: `forget_run` sets the table first, and a store may hold more than its table, never less.
+        embeddings, preferences = self._embeddings, self.preferences
+        pool = self._pool
+        if pool is None or pool.preferences is not preferences:
+            self._pool = pool = Pool.of(preferences, embeddings)
+        return pool
 
     def forget_run(self, preferences: Preferences) -> None:
         """Go on with a table from which somebody was erased."""
         self.preferences = preferences
         self._embeddings = Embeddings.load(self.run.folder / "embeddings")
-        self.__dict__.pop("_pool", None)
 
     def erase(self, tenant: str, user: str) -> Receipt:
         """Remove somebody from the database, and from memory."""
