@@ -138,7 +138,11 @@ def log_loss(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> 
 
 @dataclass(frozen=True)
 class Result:
-    """Accuracy of one model in one setting; `report.json` holds a list of these."""
+    """Accuracy of one model in one setting; `report.json` holds a list of these.
+
+    `log_loss` is that of people's mean rewards; where the family knows how sure it is, `calibration` has that of the
+    probabilities that it states.
+    """
 
     model: Model
     rank: int | None
