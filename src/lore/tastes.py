@@ -186,20 +186,20 @@ class TasteSearch:
         impersonal = min(nothing, alike, key=_validation)
         if rank == 0:
             return impersonal
-        best = self._scaled(self._tempered(rank, variance))
+        best = self._scaled(*self._tempered(rank, variance))
         return self._fewest(best, impersonal) if self._config.rank == "auto" else min(impersonal, best, key=_validation)
 
-    def _tempered(self, rank: int, variance: float) -> Course:
-        """The best power of the likelihood, and number of iterations."""
+    def _tempered(self, rank: int, variance: float) -> tuple[Course, list[Taste]]:
+        """The best power of the likelihood, and number of iterations; what that leads to in each fold."""
         temperings = _TEMPERINGS if self._config.tempering == "auto" else (self._config.tempering,)
-        tried: dict[float, Course] = {}
+        tried: dict[float, tuple[Course, list[Taste]]] = {}
 
         def loss(tempering: float) -> float:
             tried[tempering] = self._best(rank, tempering, variance)
-            return tried[tempering].validation
+            return tried[tempering][0].validation
 
         climb(temperings, temperings[0], loss)
-        return min(tried.values(), key=_validation)
+        return min(tried.values(), key=lambda found: found[0].validation)
 
     @property
     def _is_repeated(self) -> bool:
@@ -223,9 +223,8 @@ class TasteSearch:
         climb(_LENGTHS, 1.0, loss)
         return min(tried.values(), key=_validation)
 
-    def _scaled(self, course: Course) -> Course:
-        """The same with the best scale of its covariance, and the loss of that."""
-        tastes = [fold.problem.taste(course) for fold in self._folds]
+    def _scaled(self, course: Course, tastes: Sequence[Taste]) -> Course:
+        """The same with the best scale of the covariances that it leads to, and the loss of that."""
         losses = climb(_SCALES, 1.0, lambda scale: self._loss([taste.scaled(scale) for taste in tastes]))
         scale = min(losses, key=losses.__getitem__)
         return replace(course, scale=scale, validation=losses[scale])
@@ -260,25 +259,26 @@ class TasteSearch:
         """Another number of tastes, learned for as long as is best for that number."""
         if self._is_repeated:
             return self._judged(replace(first, rank=rank))
-        return self._scaled(self._best(rank, first.tempering, first.variance))
+        return self._scaled(*self._best(rank, first.tempering, first.variance))
 
     def _alike(self, variance: float) -> float:
         return self._loss([fold.problem.alike(variance) for fold in self._folds])
 
-    def _best(self, rank: int, tempering: float, variance: float) -> Course:
-        """The best number of iterations."""
+    def _best(self, rank: int, tempering: float, variance: float) -> tuple[Course, list[Taste]]:
+        """The best number of iterations, and what that leads to in each fold."""
         paths = [fold.problem.path(rank, tempering, variance) for fold in self._folds]
         best = replace(_NONE, rank=rank, tempering=tempering, variance=variance)
+        found: list[Taste] = []
         reached = 0
         for iteration, tastes in enumerate(zip(*paths, strict=True), start=1):
             loss = self._loss(tastes)
             if loss < best.validation - _BETTER:
                 reached = iteration
             if loss < best.validation:
-                best = replace(best, iterations=iteration, validation=loss)
+                best, found = replace(best, iterations=iteration, validation=loss), list(tastes)
             if iteration == _MOST_ITERATIONS or iteration - reached >= _PATIENCE:
                 break
-        return best
+        return best, found
 
     def _loss(self, tastes: Sequence[Taste]) -> float:
         return float(np.mean([fold.loss(taste) for fold, taste in zip(self._folds, tastes, strict=True)]))
