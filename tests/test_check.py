@@ -26,6 +26,18 @@ def test_disagreement_is_the_share_of_pairs_of_users_who_chose_differently() -> 
     rows = [ROW, ROW | {"user_id": "b"}, swapped | {"user_id": "c"}]
     assert check(load(rows)).counts.disagreement == pytest.approx(2 / 3)
     assert check(load([ROW])).counts.disagreement is None
+    assert check(load([ROW, swapped])).counts.disagreement is None
+    assert check(load([*rows, swapped])).counts.disagreement == 1  # a is on no side now; b and c differ
+
+
+def test_a_choice_told_by_its_other_side_is_the_same_choice() -> None:
+    longer = ROW | {"chosen": "longer"}
+    told = {**longer, "chosen": "bad", "rejected": "longer", "label": 0.0}
+    for one, other in ((longer, told), (told, longer)):
+        counts = check(load([one, other | {"user_id": "b"}])).counts
+        assert counts.disagreement == 0
+        assert counts.longer_chosen == 1
+    assert check(load([longer | {"label": 0.5}])).counts.longer_chosen == 0.5
 
 
 def test_disagreement_of_ratings_counts_strict_orders_of_two_users() -> None:

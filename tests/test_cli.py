@@ -75,7 +75,12 @@ def test_check_prints_counts_and_says_by_its_exit_code_whether_train_would_accep
     assert code == 2
     assert "fatal: " in out
     assert err.count("\n") == 1
-    for rows, words in ((small_rows(users=1), "too few users"), (small_rows(prompts=1), "too few groups")):
+    for rows, words in (
+        (small_rows(users=1), "too few users"),
+        (small_rows(prompts=2), "too few groups"),
+        ([row | {"weight": 0} for row in small_rows()], "no comparison tells anything"),
+        ([row | {"rejected": row["chosen"]} for row in small_rows()], "no comparison tells anything"),
+    ):
         assert words in lore("check", jsonl(rows))[2]
         assert lore("train", jsonl(rows), "--out", jsonl(rows).parent / words)[0] == 2
     code, out, _ = lore("check", jsonl(small_rows()), "--json")
@@ -103,8 +108,20 @@ def test_the_main_job_and_what_follows_it(lore: Command, jsonl: Write, tmp_path:
     assert (tmp_path / "scored.jsonl").read_text().count("\n") == 1
     assert "seen_test" in lore("evaluate", run)[1]
     newcomers = [row | {"user_id": "new"} for row in small_rows(users=1)]
+    newcomers.append({"user_id": "same", "prompt": "p", "chosen": "same", "rejected": "same"})
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, newcomers)))
-    assert "weights of 1 people" in lore("personalize", run, tmp_path / "new.jsonl")[1]
+    out = lore("personalize", run, tmp_path / "new.jsonl")[1]
+    assert "weights of 1 people" in out
+    assert "1 people have no comparison that tells anything" in out
+
+
+def test_few_people_are_evaluated_without_an_interval(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    rows = small_rows(users=4, prompts=3)
+    assert lore("check", jsonl(rows))[0] == 0
+    assert lore("train", jsonl(rows), "--out", tmp_path / "run", "--family", "gaussian")[0] == 0
+    out = lore("evaluate", tmp_path / "run")[1]
+    assert "seen_test" in out
+    assert "nan" not in out
 
 
 def test_the_steps_one_at_a_time(lore: Command, jsonl: Write, tmp_path: Path) -> None:
@@ -116,6 +133,7 @@ def test_the_steps_one_at_a_time(lore: Command, jsonl: Write, tmp_path: Path) ->
 
 def test_columns_are_mapped_by_options(lore: Command, jsonl: Write) -> None:
     rows = [{"worker": "a", "q": "p", "win": "x", "lose": "y"}, {"worker": "b", "q": "r", "win": "y", "lose": "x"}]
+    rows.append(rows[0] | {"q": "s"})
     options = ["--user-column", "worker", "--prompt-column", "q", "--chosen-column", "win", "--rejected-column", "lose"]
     code, out, _ = lore("check", jsonl(rows), *options)
     assert code == 0

@@ -11,8 +11,9 @@ from lore.basis import RewardBasis
 from lore.errors import ConfigError, ShapeError
 from lore.evaluate import accuracy, accuracy_of_margins, gain, log_loss, run_sweep, sweep
 from lore.fit import FitConfig, fit_basis
-from lore.pairs import Split, split
+from lore.pairs import Pairs, Split, split
 from lore.personalize import fit_weights
+from lore.report import rigour
 
 QUICK = FitConfig(strength=0.01, weight_strength=0.01)
 
@@ -41,6 +42,34 @@ def test_accuracy_equals_the_oracle_with_ties_and_users_without_pairs() -> None:
     assert math.isnan(float(found.per_user[2]))
     assert found.users == 5
     assert found.low <= found.mean <= found.high
+
+
+def other_way_round(pairs: Pairs) -> Pairs:
+    """The same choices, each told by its other side."""
+    assert pairs.rejected is not None
+    return replace(pairs, chosen=pairs.rejected, rejected=pairs.chosen, label=1 - pairs.label)
+
+
+def test_a_choice_told_by_its_other_side_is_the_same_choice(parts: Split) -> None:
+    label = torch.tensor([1.0, 0.7, 0.5, 0.2, 0.0]).double()
+    pairs = replace(random_pairs(), label=label[torch.arange(240) % 5])
+    fit = fit_basis(pairs, FitConfig(rank=2))
+    found, other = (accuracy(told, fit.basis, fit.weights) for told in (pairs, other_way_round(pairs)))
+    torch.testing.assert_close(other.per_user, found.per_user)
+    told = replace(parts, **{name: other_way_round(part) for name, part in parts.parts().items()})
+    for family in ("simplex", "gaussian"):
+        first, second = (run_sweep(split, [2], config=FitConfig(family=family, rank=2)) for split in (parts, told))
+        for one, same in zip(first.results, second.results, strict=True):
+            if one.model != "shuffled":  # its coins fall otherwise
+                assert same.accuracy == pytest.approx(one.accuracy, abs=0.005), one
+        groups = rigour(parts, first).groups
+        assert rigour(told, second).groups.low == pytest.approx(groups.low, abs=0.005)
+
+
+def test_a_tie_is_half_right_whatever_is_predicted() -> None:
+    pairs = random_pairs()
+    margin = torch.randn(len(pairs), generator=torch.Generator().manual_seed(0))
+    assert accuracy_of_margins(replace(pairs, label=torch.full_like(pairs.label, 0.5)), margin).mean == 0.5
 
 
 def test_a_perfect_model_is_always_right_and_its_opposite_never() -> None:

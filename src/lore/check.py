@@ -13,6 +13,8 @@ _LEAK = 0.9  # share of pairs that form alone must tell apart to be called a lea
 _DISTINCT = 20  # distinct texts on a side, below which a common beginning may be chance
 _AFFIX = 8  # characters
 
+_GROUPS = 3  # one to test, and two of which one is held out to choose by
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -82,15 +84,24 @@ def check(preferences: Preferences, row_findings: Sequence[Finding] = (), *, to_
 
 
 def _too_few(preferences: Preferences) -> list[Finding]:
-    """What a split needs two of."""
-    judged = preferences.user if preferences.ratings is None else preferences.ratings.user
-    remedies = {"users": "--unseen 0", "groups (prompts)": "--split user"}
-    found = {"users": len(np.unique(judged)), "groups (prompts)": len(np.unique(preferences.row_group))}
-    return [
-        Finding(f"too few {name}", True, f"too few {name} for a split ({count} of 2); add some, or train with {way}", 1)
-        for (name, count), way in zip(found.items(), remedies.values(), strict=True)
-        if count < 2
-    ]
+    """What is missing for a split, and for a choice by held-out groups of its training part."""
+    ratings = preferences.ratings
+    users = len(np.unique(preferences.user if ratings is None else ratings.user))
+    groups = len(np.unique(preferences.row_group))
+    found = []
+    if users < 2:
+        found.append(("too few users", f"for a split ({users} of 2); add some, or train with --unseen 0"))
+    if groups < _GROUPS:
+        way = ", or train with --split user" if groups > 1 else ""
+        found.append(("too few groups (prompts)", f"to learn, choose and test ({groups} of {_GROUPS}); add some{way}"))
+    if ratings is None and len(preferences) and not _telling(preferences).any():
+        found.append(("no comparison tells anything", "each has equal sides or weight 0; give others"))
+    return [Finding(kind, True, f"{kind} {remedy}", 1) for kind, remedy in found]
+
+
+def _telling(preferences: Preferences) -> Integers:
+    """Which comparisons can be learned from."""
+    return (preferences.chosen != preferences.rejected) & (preferences.weight > 0)
 
 
 def _counts(preferences: Preferences) -> Counts:
@@ -122,21 +133,25 @@ def _longer_chosen(preferences: Preferences) -> float | None:
         return None
     length = np.array([len(text_of(turns)) for turns in preferences.responses])[preferences.row_response]
     difference = length[preferences.chosen] - length[preferences.rejected]
-    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    return float(np.mean(1 + np.sign(difference) * np.sign(preferences.label - 0.5)) / 2)
 
 
 def _disagreement(preferences: Preferences) -> float | None:
-    """Sum of ab over that of (a+b choose 2), over pairs of rows with a users on one side and b on the other."""
+    """Sum of ab over that of (a+b choose 2), over pairs of rows with a users on one side and b on the other.
+
+    Who has said both, or neither, is on no side.
+    """
+    users = np.int64(len(preferences.users))
     low = np.minimum(preferences.chosen, preferences.rejected)
     high = np.maximum(preferences.chosen, preferences.rejected)
     _, pair = np.unique(low * np.int64(preferences.rows) + high, return_inverse=True)
-    _, kept = np.unique(
-        (pair * np.int64(len(preferences.users)) + preferences.user) * 2 + (preferences.chosen == low),
-        return_index=True,
-    )
-    pair, chose_low = pair[kept], preferences.chosen[kept] == low[kept]
+    prefers_low = (preferences.chosen == low) == (preferences.label > 0.5)
+    said = np.unique((2 * (pair * users + preferences.user) + prefers_low)[preferences.label != 0.5])  # sorted
+    said_both = np.flatnonzero(said[1:] // 2 == said[:-1] // 2)
+    said = np.delete(said, np.concatenate([said_both, said_both + 1]))
+    pair, prefers_low = said // 2 // users, said % 2
     counts = np.bincount(pair)
-    first = np.bincount(pair, weights=chose_low)
+    first = np.bincount(pair, weights=prefers_low)
     second = counts - first
     possible = (counts * (counts - 1) / 2).sum()
     return float((first * second).sum() / possible) if possible else None

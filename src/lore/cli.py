@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -160,6 +161,8 @@ Redact = Annotated[bool, typer.Option("--redact", help="Leave texts out of the r
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code (docs/commands.md)."""
+    # torch's threads wait by spinning: by default for so long that beside other work they wait for one another.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -380,6 +383,8 @@ def personalize(
     with _progress() as progress:
         people = personalize_step(run, reading.preferences, replace_known=replace, progress=progress)
     typer.echo(f"weights of {people:,} people in {run / 'users'}")
+    if left := len(reading.preferences.users) - people:
+        typer.echo(f"{left:,} people have no comparison that tells anything, and are left as they were")
 
 
 @app.command()
@@ -388,7 +393,8 @@ def evaluate(run: RunFolder) -> None:
     from lore.train import evaluate_step
 
     for setting, found in evaluate_step(run).items():
-        typer.echo(f"{setting:13} {found.mean:.1%} ({found.low:.1%} to {found.high:.1%}), {found.users} users")
+        interval = f" ({found.low:.1%} to {found.high:.1%})" if found.low == found.low else ""
+        typer.echo(f"{setting:13} {found.mean:.1%}{interval}, {found.users} users")
 
 
 @app.command()
@@ -737,7 +743,8 @@ def _show_results(results: Sequence["Result"], chosen: tuple[str, int] | None = 
     cells: dict[str, dict[str, str]] = {}
     for result in results:
         ranked = result.model in ("simplex", "gaussian")
-        name = f"{result.model} {result.rank}" if ranked else result.model
+        told = result.rank or "without tastes"
+        name = f"{result.model} {told}" if ranked else result.model
         name += " (chosen)" if (result.model, result.rank) == chosen else ""
         interval = f" ({100 * result.low:.1f}-{100 * result.high:.1f})" if result.low == result.low else ""
         shown = f"{100 * result.accuracy:.1f}{interval}"

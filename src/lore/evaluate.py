@@ -91,9 +91,17 @@ def accuracy(pairs: Pairs, basis: RewardBasis, people: UserWeights | Tensor) -> 
     return accuracy_of_margins(pairs, margins(pairs, basis, people))
 
 
+def correct(pairs: Pairs, margin: Tensor) -> Tensor:
+    """Whether margins `[pairs]` are on the preferred side: 1 or 0, and 1/2 for a tie of either; `[pairs]`.
+
+    Preferred is chosen where the label is above 1/2, and rejected where it is below.
+    """
+    return (1 + margin.sign().double() * (pairs.label.double() - 1 / 2).sign()) / 2
+
+
 def accuracy_of_margins(pairs: Pairs, margin: Tensor) -> Accuracy:
     """The same from margins `[pairs]`."""
-    right = (margin > 0).double() + 0.5 * (margin == 0).double()
+    right = correct(pairs, margin)
     total = torch.zeros(len(pairs.users), dtype=torch.float64, device=margin.device).index_add_(0, pairs.user, right)
     per_user = total / pairs.counts  # 0 / 0 is NaN: a user without pairs
     mean, low, high = _interval(per_user)

@@ -14,7 +14,7 @@ import torch
 from lore.calibration import Calibration, calibration, probabilities
 from lore.diagnostics import Collapse, LearningCurve, collapse, learning_curve
 from lore.errors import MissingExtra
-from lore.evaluate import Accuracy, Gain, Result, Sweep, gain
+from lore.evaluate import Accuracy, Gain, Result, Sweep, correct, gain
 from lore.files import write_json, write_text
 from lore.noise import Noise, learn_noise
 from lore.pairs import Pairs, Split
@@ -158,7 +158,7 @@ def rigour(split: Split, sweep: Sweep) -> Rigour:
     named = {"pooled": pooled.basis, sweep.chosen.basis.family: sweep.chosen.basis}
     people = {name: fit_weights(trained, basis) for name, basis in named.items()}
     chances = [probabilities(test, basis, people[name]) for name, basis in named.items()]
-    common, personal = (torch.sign(2 * chance - 1) / 2 for chance in (chances[0], chances[-1]))
+    common, personal = (correct(test, chance - 1 / 2) for chance in (chances[0], chances[-1]))
     return Rigour(
         calibrations={name: calibration(test, basis, people[name]) for name, basis in named.items()},
         verdicts=verdicts(test, chances[-1], chances[0]),
@@ -346,7 +346,7 @@ def _label(result: Result) -> str:
         "shuffled": "control: shuffled choices",
         "length": "control: the longer response",
     }
-    return names.get(result.model, f"{result.model}, rank {result.rank}")
+    return names.get(result.model, f"{result.model}, {f'rank {result.rank}' if result.rank else 'no tastes found'}")
 
 
 def _rows(sweep: Sweep, settings: Sequence[str]) -> Iterator[dict[str, Any]]:
