@@ -1,9 +1,11 @@
 """Rerank, score and ask: what a finished run is used for."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -47,6 +49,29 @@ def test_each_person_gets_their_own_order_and_strangers_the_populations(rewards:
     assert stranger.to_json()["results"][0].keys() == {"index", "reward"}
     assert rewards.best_of("u1", [{"role": "user", "content": "Say 1"}], texts) == texts[1]
     assert rewards.rerank(None, None, texts).rewards == stranger.rewards
+
+
+def test_a_whole_number_is_an_id_as_in_training(rewards: PersonalRewards) -> None:
+    rewards.run = replace(rewards.run, users={user.removeprefix("u"): row for user, row in rewards.run.users.items()})
+    texts = ["apple bread cloud dream eagle 1", "bread 1"]
+    found = rewards.rerank(1, "Say 1", texts)
+    assert found == rewards.rerank("1", "Say 1", texts)
+    assert found.personalized
+    assert rewards.each([1, np.int64(1), "1"], ["p"] * 3, ["apple"] * 3) == rewards.each(
+        ["1"] * 3, ["p"] * 3, ["apple"] * 3
+    )
+    for user in (True, 1.0, b"1"):
+        with pytest.raises(DataError, match="`user` must be a text or a whole number"):
+            rewards.weights(user)
+
+
+def test_candidates_are_a_list_of_texts_that_can_be_encoded(rewards: PersonalRewards) -> None:
+    with pytest.raises(DataError, match="put it in a list"):
+        rewards.rerank("u0", "p", "abc")
+    for broken in ("\ud800", [{"role": "assistant", "content": "\udfff"}]):
+        with pytest.raises(DataError, match="surrogate"):
+            rewards.rerank("u0", "p", ["a", broken])
+    assert rewards.each([], [], []) == []
 
 
 def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

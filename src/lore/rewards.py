@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,15 @@ class PersonalRewards:
         run = Run.load(folder)
         return cls(run, load_encoder(run.encoder, run.options))
 
-    def weights(self, user: str | None) -> tuple[Tensor, bool]:
-        """Weights `[columns]` for a person, and whether they are the person's own or the population's."""
-        if user is not None and user in self.run.users:
-            return self.run.weights_of(user), True
+    def weights(self, user: str | int | None) -> tuple[Tensor, bool]:
+        """Weights `[columns]` for a person, and whether they are the person's own or the population's.
+
+        Raises:
+            DataError: the id is neither a text nor a whole number.
+        """
+        name = _identifier(user)
+        if name is not None and name in self.run.users:
+            return self.run.weights_of(name), True
         return self.run.basis.population, False
 
     def embed(self, prompt: Any, candidates: Sequence[Any]) -> Tensor:
@@ -84,19 +90,22 @@ class PersonalRewards:
         responses = [as_turns("candidates", candidate, "assistant") for candidate in candidates]
         return self._encoder.encode([(turns, response) for response in responses]).vectors
 
-    def rerank(self, user: str | None, prompt: Any, candidates: Sequence[Any]) -> Reranked:
+    def rerank(self, user: str | int | None, prompt: Any, candidates: Sequence[Any]) -> Reranked:
         """Order candidates for one person; the population's order for somebody unknown.
 
         Raises:
-            DataError: there is no candidate, or one is not a text or chat turns.
+            DataError: there is no list of candidates, or one is not a text or chat turns.
         """
+        if isinstance(candidates, str):
+            raise DataError("`candidates` must be a list of responses, got one text; put it in a list")
         if not candidates:
             raise DataError("`candidates` is empty; give at least one response")
+        user = _identifier(user)
         weights, personalized = self.weights(user)
         covariance = self.covariance(user) if self.run.basis.family == "gaussian" else None
         return reranked(user, personalized, self.run.basis, self.embed(prompt, candidates), weights, covariance)
 
-    def each(self, users: Sequence[str | None], prompts: Sequence[Any], responses: Sequence[Any]) -> list[float]:
+    def each(self, users: Sequence[str | int | None], prompts: Sequence[Any], responses: Sequence[Any]) -> list[float]:
         """The reward of each response to its prompt for its user; all are encoded together.
 
         Raises:
@@ -107,6 +116,8 @@ class PersonalRewards:
                 f"`users`, `prompts` and `responses` must be equally many, got {len(users)}, {len(prompts)} and "
                 f"{len(responses)}"
             )
+        if not users:
+            return []
         said = [
             (as_turns("prompts", prompt, "user") if prompt else (), as_turns("responses", response, "assistant"))
             for prompt, response in zip(prompts, responses, strict=True)
@@ -117,12 +128,13 @@ class PersonalRewards:
         rewards = (basis.coordinates(vectors) * weights).sum(dim=1) + basis.common_rewards(vectors)
         return [float(reward) for reward in rewards]
 
-    def covariance(self, user: str | None) -> Tensor | None:
+    def covariance(self, user: str | int | None) -> Tensor | None:
         """Posterior covariance of a person's weights, `[columns, columns]`; the prior's for somebody unknown.
 
         None for somebody whom `lore personalize` added or learned anew, as the run does not keep what they chose. The
         first call for somebody known reads the comparisons of the run.
         """
+        user = _identifier(user)
         if user is None or user not in self.run.users:
             return torch.eye(self.run.basis.columns, dtype=torch.float64)
         people = self._pairs.users
@@ -202,15 +214,31 @@ def as_turns(name: str, value: Any, role: str) -> Turns:
     """A text as one turn of `role`, or a list of chat turns.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, or cannot be encoded.
     """
     if isinstance(value, str):
-        return ((role, value),)
+        return ((role, _whole(name, value)),)
     if isinstance(value, list) and value and all(_is_turn(turn) for turn in value):
-        return tuple((turn["role"], turn["content"]) for turn in value)
+        return tuple((turn["role"], _whole(name, turn["content"])) for turn in value)
     raise DataError(
         f'`{name}` must hold texts or chat turns {{"role": ..., "content": ...}}, got {type(value).__name__}'
     )
+
+
+def _whole(name: str, text: str) -> str:
+    """A text that can be encoded."""
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise DataError(f"`{name}` must hold whole characters, got half of a surrogate pair; clean the text")
+    return text
+
+
+def _identifier(user: Any) -> str | None:
+    """An id as the run has it: whole numbers are ids, too."""
+    if user is None or isinstance(user, str):
+        return user
+    if isinstance(user, Integral) and not isinstance(user, bool):
+        return str(user)
+    raise DataError(f"`user` must be a text or a whole number, got {type(user).__name__}; give the id of training")
 
 
 def _is_turn(turn: Any) -> bool:
@@ -229,7 +257,7 @@ def trl_reward(run: str | Path) -> Callable[..., list[float]]:
     scorer = PersonalRewards.load(run)
 
     def personal_reward(
-        prompts: Sequence[Any], completions: Sequence[Any], user_id: Sequence[str], **_: Any
+        prompts: Sequence[Any], completions: Sequence[Any], user_id: Sequence[str | int], **_: Any
     ) -> list[float]:
         return scorer.each(list(user_id), list(prompts), list(completions))
 
