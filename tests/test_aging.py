@@ -26,6 +26,12 @@ def test_dates_are_read_as_seconds_or_as_iso_8601(jsonl: Write) -> None:
     assert aged.weight.tolist() == pytest.approx([1, 1 / 2, 1 / 4])
 
 
+def test_files_of_texts_say_seconds_too(tmp_path: Path) -> None:
+    rows = [",".join(row.values()) for row in dated([str(86_400 * day) for day in (3, 2, 1)])]
+    (tmp_path / "data.csv").write_text("\n".join(["user_id,prompt,chosen,rejected,timestamp", *rows]))
+    assert lore.load(tmp_path / "data.csv").aged(1).weight.tolist() == pytest.approx([1, 1 / 2, 1 / 4])
+
+
 def test_each_person_has_a_newest_of_their_own(jsonl: Write) -> None:
     rows = [{**row, "timestamp": 86_400 * int(row["user_id"][1:])} for row in small_rows(users=3)]
     assert set(lore.load(jsonl(rows)).aged(1).weight.tolist()) == {1.0}

@@ -79,6 +79,27 @@ def test_thumbs_become_ratings_and_ranked_lists_become_all_pairs() -> None:
     assert choices(ranked) == {("a", "p", "x", "y"), ("a", "p", "x", "z"), ("a", "p", "y", "z")}
 
 
+def test_the_table_of_ranked_lists_with_ids_can_be_read_again(tmp_path: Path, jsonl: Write) -> None:
+    lists = [
+        {"user_id": "a", "prompt": "p", "responses": ["x", "y", "z"], "comparison_id": at} for at in ("one", "two")
+    ]
+    with pytest.raises(DataError, match="comparison_id"):
+        load(jsonl([lists[0], lists[0] | {"responses": ["z", "y", "x"]}]))
+    ranked = load(lists)
+    assert ranked.extra["comparison_id"][:3] == ["one/0-1", "one/0-2", "one/1-2"]
+    ranked.to_parquet(tmp_path / "table.parquet")
+    again = load(tmp_path / "table.parquet")
+    assert (again.fingerprint(), again.extra) == (ranked.fingerprint(), ranked.extra)
+
+
+def test_weights_of_ratings_are_said_to_be_of_no_use() -> None:
+    rating = {"user_id": "a", "prompt": "p", "response": "x", "rating": 1, "weight": 2}
+    thumb = {"user_id": "a", "prompt": "p", "completion": "x", "label": True, "weight": 0.5}
+    for row in (rating, thumb):
+        assert [found.kind for found in read([row]).findings] == ["a rating's `weight` is not used"]
+        assert not read([row | {"weight": 1}]).findings
+
+
 def test_columns_can_be_mapped_and_others_are_kept() -> None:
     preferences = load(
         [{"worker": "a", "chosen": "x", "rejected": "y", "country": "NL"}], columns={"user_id": "worker"}

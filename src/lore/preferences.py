@@ -318,13 +318,21 @@ class Preferences:
         return pa.table(columns)
 
 
+def _number(text: str) -> float:
+    """What a text says, as the files that hold nothing but texts say numbers; or NaN."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _seconds(timestamp: Any) -> float:
     """Seconds since 1970 of a number, a date or its ISO 8601 text, which is UTC where it says nothing else; or NaN."""
     if isinstance(timestamp, str):
         try:
             timestamp = datetime.fromisoformat(timestamp)
         except ValueError:
-            return math.nan
+            return _number(timestamp)
     if isinstance(timestamp, datetime):
         return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()
     return float(timestamp) if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) else math.nan

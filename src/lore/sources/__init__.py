@@ -179,11 +179,12 @@ def _recognize(names: Mapping[str, Any], source: Any) -> FormatName:
 def _parser(format_name: FormatName, builder: PreferencesBuilder) -> Callable[[Row], None]:
     if format_name == "comparisons":
         return comparisons.Parser(builder).parse
+    if format_name == "ranked":
+        return judged.RankedParser(builder).parse
     if format_name == "prism":
         raise DataError("PRISM is read from its folder; pass the folder that holds conversations.jsonl")
     parse = {
         "unpaired": judged.parse_unpaired,
-        "ranked": judged.parse_ranked,
         "ratings": judged.parse_rating,
         "personalllm": personalllm.parse,
         "tldr": tldr.parse,

@@ -1,20 +1,17 @@
 """TRL's preference rows: `user_id` with `chosen` and `rejected`, and `prompt` explicit or implicit."""
 
-from hashlib import blake2b
-
 from lore.preferences import PreferencesBuilder, Said
-from lore.sources.fields import Row
+from lore.sources.fields import ComparisonIds, Row
 
 _BARE = frozenset({"user_id", "prompt", "chosen", "rejected"})
 _READ = frozenset({"user_id", "prompt", "chosen", "rejected", "group", "weight", "label"})
 
 
 class Parser:
-    """Adds comparisons to a builder, one row at a time; remembers ids to find one that stands for two contents."""
+    """Adds comparisons to a builder, one row at a time."""
 
     def __init__(self, builder: PreferencesBuilder) -> None:
-        self._builder = builder
-        self._contents: dict[str, bytes] = {}
+        self._builder, self._ids = builder, ComparisonIds()
 
     def parse(self, row: Row) -> None:
         """Add the comparison of one row.
@@ -31,16 +28,10 @@ class Parser:
         weight = row.number("weight", 1.0, 0, float("inf"))
         label = row.number("label", 1.0, 0, 1)
         group = row.group()
-        if row.record.get("comparison_id") is not None:
-            self._check_id(row, repr((user, prompt, chosen, rejected, label)))
+        self._ids.check(row, repr((user, prompt, chosen, rejected, label)))
         sides = builder.row(prompt, chosen, group), builder.row(prompt, rejected, group)
         builder.compare(user, *sides, row.place, weight=weight, label=label)
         builder.keep(row.extra(_READ))
-
-    def _check_id(self, row: Row, content: str) -> None:
-        digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        if self._contents.setdefault(row.identifier("comparison_id"), digest) != digest:
-            raise row.fail("`comparison_id` stands for another comparison before", "give each comparison its own id")
 
 
 def _sides(row: Row) -> tuple[Said, Said, Said]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
 from lore.preferences import ROLES, Findings, Place, Said, as_said
@@ -122,6 +123,27 @@ class Row:
         if self.record.keys() <= read:
             return {}
         return {name: value for name, value in self.record.items() if name not in read}
+
+
+class ComparisonIds:
+    """Remembers ids, to find one that stands for two contents."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+
+    def check(self, row: Row, content: str) -> str | None:
+        """The `comparison_id` of a row, None where it has none.
+
+        Raises:
+            Rejected: a row before had the same one and another content.
+        """
+        if row.record.get("comparison_id") is None:
+            return None
+        found = row.identifier("comparison_id")
+        digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if self._contents.setdefault(found, digest) != digest:
+            raise row.fail("`comparison_id` stands for another comparison before", "give each comparison its own id")
+        return found
 
 
 _MAPPED = frozenset({"user_id", "prompt", "chosen", "rejected"})

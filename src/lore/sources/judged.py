@@ -1,7 +1,9 @@
 """Rows in which a user judges single responses: thumbs, ranked lists, ratings in one table."""
 
+from itertools import combinations
+
 from lore.preferences import PreferencesBuilder
-from lore.sources.fields import Row
+from lore.sources.fields import ComparisonIds, Row
 
 _THUMB = frozenset({"user_id", "prompt", "completion", "label", "group"})
 _RANKED = frozenset({"user_id", "prompt", "responses", "group", "weight"})
@@ -18,30 +20,47 @@ def parse_unpaired(row: Row, builder: PreferencesBuilder) -> None:
         label = _TRUE_FALSE.get(label.strip().lower(), label)
     if not isinstance(label, bool):
         raise row.fail("`label` is not true or false", "use true for a liked and false for a disliked completion")
+    _warn_of_weight(row)
     builder.rate(user, completion, float(label), row.place)
     builder.keep(row.extra(_THUMB))
 
 
-def parse_ranked(row: Row, builder: PreferencesBuilder) -> None:
-    """A list of `responses`, best first: every earlier response is chosen over every later one."""
-    user, group = row.identifier("user_id"), row.group()
-    weight = row.number("weight", 1.0, 0, float("inf"))
-    responses = row.required("responses")
-    if not isinstance(responses, list | tuple) or len(responses) < 2:
-        raise row.fail("`responses` is not a list of two or more", "list the responses, the best first")
-    prompt = row.prompt()
-    turns = [row.checked_turns("responses", response, "assistant") for response in responses]
-    rows = [builder.row(prompt, response, group) for response in turns]
-    extra = row.extra(_RANKED)
-    for better in range(len(rows)):
-        for worse in range(better + 1, len(rows)):
+class RankedParser:
+    """Adds lists of `responses`, best first, to a builder: every earlier one is chosen over every later one."""
+
+    def __init__(self, builder: PreferencesBuilder) -> None:
+        self._builder, self._ids = builder, ComparisonIds()
+
+    def parse(self, row: Row) -> None:
+        """Add the comparisons of one list; their ids are that of the list, and the two places.
+
+        Raises:
+            Rejected: the row cannot be used.
+        """
+        user, group, builder = row.identifier("user_id"), row.group(), self._builder
+        weight = row.number("weight", 1.0, 0, float("inf"))
+        responses = row.required("responses")
+        if not isinstance(responses, list | tuple) or len(responses) < 2:
+            raise row.fail("`responses` is not a list of two or more", "list the responses, the best first")
+        prompt = row.prompt()
+        turns = [row.checked_turns("responses", response, "assistant") for response in responses]
+        listed = self._ids.check(row, repr((user, prompt, turns)))
+        rows = [builder.row(prompt, response, group) for response in turns]
+        extra = row.extra(_RANKED)
+        for better, worse in combinations(range(len(rows)), 2):
             builder.compare(user, rows[better], rows[worse], row.place, weight=weight)
-            builder.keep(extra)
+            builder.keep(extra if listed is None else extra | {"comparison_id": f"{listed}/{better}-{worse}"})
 
 
 def parse_rating(row: Row, builder: PreferencesBuilder) -> None:
     """One rating of one response, higher is better."""
     user = row.identifier("user_id")
     response = builder.row(row.prompt(), row.turns("response", "assistant"), row.group())
+    _warn_of_weight(row)
     builder.rate(user, response, row.number("rating", None, -float("inf"), float("inf")), row.place)
     builder.keep(row.extra(_RATED))
+
+
+def _warn_of_weight(row: Row) -> None:
+    if row.number("weight", 1.0, 0, float("inf")) != 1:
+        row.warn("a rating's `weight` is not used", "drop the column, or give comparisons, whose weights count")
