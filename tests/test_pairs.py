@@ -31,6 +31,15 @@ def rating_rows(users: int = 8, items: int = 20, *, prompt: bool = False) -> lis
     ]
 
 
+def test_comparisons_that_tell_nothing_are_left_out_and_their_people_stay() -> None:
+    rows = small_rows(users=3, prompts=4)
+    untold = {"weight": 0.0}, {"rejected": rows[5]["chosen"]}
+    pairs = embedded([*rows[:4], rows[4] | untold[0], rows[5] | untold[1], *rows[8:]])
+    assert pairs.comparison is not None
+    assert pairs.comparison.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert pairs.counts.tolist() == [4, 0, 4]
+
+
 def test_a_split_is_written_and_read_back(planted: Pairs) -> None:
     for by in ("group", "user"):
         parts = split(planted, seed=4, by=by)
@@ -200,6 +209,8 @@ def test_one_number_in_a_large_table_that_is_none_is_found() -> None:
 
 
 def test_differences_of_several_dims_are_refused() -> None:
+    with pytest.raises(ShapeError, match="torch tensors"):
+        Pairs.from_differences([np.ones((2, 3))])  # type: ignore[list-item]
     with pytest.raises(ShapeError, match="one dim"):
         Pairs.from_differences([torch.ones(2, 3), torch.ones(2, 4)])
 

@@ -143,6 +143,21 @@ def test_people_who_are_known_are_learned_anew_only_when_asked_for(tmp_path: Pat
     assert not torch.equal(Run.load(tmp_path / "run").weights_of("u0"), before)
 
 
+def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) -> None:
+    train(read(small_rows(users=24)), tmp_path / "run", CONFIG)
+    before = Run.load(tmp_path / "run")
+    nothing = [row | {"weight": 0.0} for row in small_rows(users=2) if row["user_id"] == "u0"]
+    nothing.append({"user_id": "new", "prompt": "p", "chosen": "same", "rejected": "same"})
+    with pytest.raises(DataError, match="no comparison tells anything"):
+        personalize_step(tmp_path / "run", load(nothing), replace_known=True)
+    told = [row for row in small_rows(users=2, prompts=2) if row["user_id"] == "u1"]
+    assert personalize_step(tmp_path / "run", load(nothing + told), replace_known=True) == 1
+    after = Run.load(tmp_path / "run")
+    assert "new" not in after.users
+    assert torch.equal(after.weights_of("u0"), before.weights_of("u0"))
+    assert not torch.equal(after.weights_of("u1"), before.weights_of("u1"))
+
+
 def test_a_gain_that_strangers_weights_give_too_is_not_called_personal(tmp_path: Path) -> None:
     found = train(read(small_rows(users=24)), tmp_path / "run", CONFIG).sweep
     assert "helps new people" in finding(found)

@@ -107,7 +107,9 @@ class Pairs:
     def from_embeddings(
         cls, preferences: Preferences, embeddings: Embeddings, *, pairs_per_user: int = 200, seed: int = 0
     ) -> "Pairs":
-        """Pairs of a table whose conversations have been embedded, but for those with one that was dropped as too long.
+        """Pairs of a table whose conversations have been embedded.
+
+        Left out are comparisons with a conversation that was dropped as too long, with equal sides, or of weight 0.
 
         Args:
             preferences: comparisons, or ratings, of which at most `pairs_per_user` strict pairs a user are drawn.
@@ -138,7 +140,7 @@ class Pairs:
         )
         dropped = _placed(embeddings.status[rows] == DROPPED, place, size)
         if preferences.ratings is None:
-            strict = table.chosen != table.rejected
+            strict = (table.chosen != table.rejected) & (table.weight > 0)
             return table.select(strict & ~dropped[table.chosen] & ~dropped[table.rejected])
         row = place[torch.from_numpy(preferences.ratings.row)]
         kept = ~dropped[row]
@@ -157,6 +159,9 @@ class Pairs:
     @classmethod
     def from_differences(cls, differences: Sequence[Tensor], users: Sequence[str] | None = None) -> "Pairs":
         """Pairs of one tensor `[pairs of the user, dim]` a user, chosen minus rejected; each pair its own group."""
+        if not all(isinstance(tensor, Tensor) for tensor in differences):
+            kinds = sorted({type(tensor).__name__ for tensor in differences})
+            raise ShapeError(f"`differences` must be torch tensors, one a user, got {', '.join(kinds)}; convert them")
         shapes = {tuple(tensor.shape[1:]) for tensor in differences}
         if not differences or len(shapes) != 1 or any(tensor.dim() != 2 for tensor in differences):
             raise ShapeError(f"`differences` must be tensors [pairs, dim] of one dim, one a user, got {sorted(shapes)}")
@@ -499,7 +504,10 @@ def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, b
         "unseen_test": held_out.of_users(unseen_users),
     }
     if len(parts["seen_train"]) == 0 or len(parts["seen_test"]) == 0:
-        raise DataError("the split leaves no training or no test pair; give more comparisons or another `test` share")
+        raise DataError(
+            "the split leaves no training or no test pair, as both sides of a pair must be in one part; give more "
+            "comparisons, another `test` share, or people with several groups (prompts) each"
+        )
     total = len(pairs) if pairs.ratings is None else len(train) + len(held_out)
     return Split(**parts, dropped=total - len(train) - len(held_out), shared=shared)
 

@@ -441,9 +441,12 @@ def personalize_step(
 ) -> int:
     """`lore personalize`: weights of the people in a table, with the basis of a RUN folder frozen; how many.
 
+    People whose comparisons tell nothing are left as they were, and not counted.
+
     Raises:
         RunError: the run knows some of these people; with `replace_known` their weights are learned anew, from this
             table alone.
+        DataError: nothing can be learned from the table.
     """
     known = Run.load(run)
     again = [user for user in preferences.users if user in known.users]
@@ -457,6 +460,12 @@ def personalize_step(
     )
     half_life = TrainConfig.from_json(read_state(known.folder)["config"]).half_life
     pairs = Pairs.from_embeddings(preferences if half_life is None else preferences.aged(half_life), embeddings)
+    told = torch.bincount(pairs.user, weights=pairs.weight.double(), minlength=len(pairs.users)) > 0
+    if not bool(told.any()):
+        raise DataError(
+            "no comparison tells anything: the sides of each are equal or too long, or its weight is 0; give others"
+        )
+    pairs = pairs.of_users(torch.nonzero(told).flatten())
     learned = dict(zip(pairs.users, fit_weights(pairs, known.basis).weights, strict=True))
     people = {user: known.weights[row] for user, row in known.users.items()} | learned
     save_users(known.folder / "users", list(people), torch.stack(list(people.values())))
