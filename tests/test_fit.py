@@ -224,6 +224,17 @@ def test_bad_configurations_are_refused_by_name(change, words: str) -> None:
         FitConfig(**change)
 
 
+def test_few_pairs_are_fitted_on_one_thread_and_the_callers_threads_come_back() -> None:
+    pairs = random_pairs()
+    seen = []
+    torch.set_num_threads(2)
+    for count in (240, 24_000):
+        many = pairs.select(torch.arange(count) % len(pairs))
+        fit_bases(many, [FitConfig(rank=1, strength=1e-2)], keep=lambda *_: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 2
+    assert seen == [1, 2]
+
+
 def test_problems_that_cannot_be_fitted_are_refused(planted: Pairs) -> None:
     with pytest.raises(ConfigError, match="at most the embeddings' 6"):
         fit_basis(planted, FitConfig(rank=7))

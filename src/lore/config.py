@@ -26,7 +26,8 @@ class FitConfig:
         family: "simplex", the published LoRe, or "gaussian".
         rank: learned directions, or "auto", as many as predict held-out groups best. 0 is the reference itself
             (simplex) or differences between people without a preferred direction (gaussian: ridge regression toward the
-            pooled direction); 1 (simplex) is pooled Bradley-Terry.
+            pooled direction); 1 (simplex) is pooled Bradley-Terry. Where held-out groups say that tastes do not predict
+            them, the gaussian family keeps none, whatever number is given, and the rank of its basis is 0.
         strength: of the penalty on the basis, or "auto".
         weight_strength: of the shrinkage of users' weights toward the population, or "auto" (simplex).
         penalty: "distance" or "cosine" to the reference.

@@ -1,8 +1,10 @@
 """`fit_basis`: learn the shared directions, and everybody's weights, from pairs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lore.checkpoint import Checkpoint, fingerprint, written_on_interrupt
@@ -15,6 +17,8 @@ from lore.problem import Job, run, together
 from lore.progress import Progress, silent
 
 __all__ = ["Fit", "FitConfig", "fit_bases", "fit_basis"]
+
+_FEW_PAIRS = 20_000  # up to which one thread is about as fast as two (docs/performance.md)
 
 
 def fit_basis(
@@ -80,9 +84,20 @@ def fit_bases(
         progress("fitting", len(fits), len(configs))
 
     for group in _sharing(configs):
-        with written_on_interrupt([kept[number] for number in group]):
+        with written_on_interrupt([kept[number] for number in group]), _threads(len(pairs)):
             run(fitter.table, together([finished(number) for number in group]))
     return [fits[number] for number in range(len(configs))]
+
+
+@contextmanager
+def _threads(pairs: int) -> Iterator[None]:
+    """One thread where pairs are few: more gain little there, and where other work shares the cores they lose much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if pairs < _FEW_PAIRS else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _note(pairs: Pairs, configs: Sequence[FitConfig]) -> str:

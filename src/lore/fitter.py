@@ -371,8 +371,8 @@ def _folds(pairs: Pairs, seed: int) -> list[_Fold]:
     groups, number = pairs.group.unique(return_inverse=True)
     if len(groups) < 2:
         raise ConfigError(
-            "choosing needs two groups (prompts, or items) to hold one out; add groups, or for the simplex family give "
-            "`strength` and `weight_strength` as numbers"
+            "choosing needs two groups (prompts, or items) to hold one out; add groups (in Python the simplex family's "
+            "`strength` and `weight_strength` can be numbers)"
         )
     folds = min(_FOLDS, len(groups))
     assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % folds
