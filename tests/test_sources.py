@@ -92,6 +92,15 @@ def test_the_table_of_ranked_lists_with_ids_can_be_read_again(tmp_path: Path, js
     assert (again.fingerprint(), again.extra) == (ranked.fingerprint(), ranked.extra)
 
 
+def test_what_has_no_prompt_or_an_empty_one_can_be_read_again(tmp_path: Path) -> None:
+    said_nothing = [ROW | {"prompt": ""}, ROW | {"prompt": [], "chosen": ""}, ROW]
+    ratings = [{"user_id": "a", "response": text, "rating": at} for at, text in enumerate(("x", "", "z"))]
+    for rows in (said_nothing, ratings):
+        table = load(rows)
+        table.to_parquet(tmp_path / "table.parquet")
+        assert load(tmp_path / "table.parquet").fingerprint() == table.fingerprint()
+
+
 def test_weights_of_ratings_are_said_to_be_of_no_use() -> None:
     rating = {"user_id": "a", "prompt": "p", "response": "x", "rating": 1, "weight": 2}
     thumb = {"user_id": "a", "prompt": "p", "completion": "x", "label": True, "weight": 0.5}

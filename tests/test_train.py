@@ -179,7 +179,11 @@ def test_a_run_of_something_else_is_refused_unless_forced_and_embeddings_are_kep
         with pytest.raises(RunError, match="--force"):
             train(reading, tmp_path / "run", CONFIG)
     before = Embeddings.load(tmp_path / "run" / "embeddings")
+    chosen = [tmp_path / "run" / f"feedback.sqlite{end}" for end in ("", "-wal", ".lock")]
+    for path in chosen:
+        path.write_text("what people told a server")
     train(more, tmp_path / "run", CONFIG, force=True)
+    assert {path.read_text() for path in chosen} == {"what people told a server"}
     after = Embeddings.load(tmp_path / "run" / "embeddings")
     assert len(after) == more.preferences.rows > len(before)
     assert torch.equal(after.vectors[after.rows(first.preferences)], before.vectors[before.rows(first.preferences)])

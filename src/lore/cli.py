@@ -555,9 +555,9 @@ def token(
     run: RunFolder,
     create: Annotated[str | None, typer.Option(metavar="TENANT", help="Make one for a tenant.")] = None,
     scopes: Annotated[str, typer.Option(help="What it may do: read, feedback, admin, erase.")] = "read,feedback",
-    days: Annotated[float | None, typer.Option(help="Until it expires; never by default.", min=0)] = None,
+    days: Annotated[float | None, typer.Option(help="Until it expires; never by default.", min=0, max=36_500)] = None,
     rotate: Annotated[str | None, typer.Option(metavar="ID", help="Make another in place of this one.")] = None,
-    overlap: Annotated[float, typer.Option(help="Minutes for which a rotated one goes on.", min=0)] = 60,
+    overlap: Annotated[float, typer.Option(help="Minutes for which a rotated one goes on.", min=0, max=525_600)] = 60,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="End one now.")] = None,
     database: DatabaseUrl = None,
 ) -> None:

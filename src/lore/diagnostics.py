@@ -59,7 +59,7 @@ class LearningCurve:
     Attributes:
         most: gain in accuracy over the model for all that is approached.
         half: comparisons at which half of it is reached.
-        shots: twice the most comparisons that there are.
+        shots: twice the comparisons of the person who has the most, or of the median one (report).
         gain: predicted there.
         low: lower end of its 95 % interval, from a bootstrap over people.
         high: upper end.

@@ -384,7 +384,7 @@ def _beyond(found: Rigour, whom: str) -> Iterator[str]:
     if found.curve is not None:
         curve = found.curve
         yield (
-            f"With {curve.shots} comparisons of a new person, twice the most that there are, a gain of "
+            f"With {curve.shots} comparisons of a new person, twice what the median one has, a gain of "
             f"{100 * curve.gain:+.1f} points is predicted ({100 * curve.low:+.1f} to {100 * curve.high:+.1f})."
         )
     entropy = found.collapse.weight_entropy
@@ -476,7 +476,7 @@ def _calibration_plot(calibrations: Mapping[str, Calibration]) -> str:
         axes.errorbar(found.predicted, found.observed, yerr=spread, label=label, **style)
     axes.set_xlabel("probability of the likelier answer, as predicted")
     axes.set_ylabel("share of choices that were so")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     return _svg(figure)
 
 
@@ -528,7 +528,7 @@ def _rank_plot(sweep: Sweep, settings: Sequence[str]) -> str:
     axes.set_xticks(range(len(ranks)), [_rank_name(key) for key in ranks])
     axes.set_xlabel("rank")
     axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     return _svg(figure)
 
 
@@ -560,7 +560,7 @@ def _gain_plot(sweep: Sweep, settings: Sequence[str]) -> str:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("gain over pooled, points")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     return _svg(figure)
 
 
@@ -600,7 +600,7 @@ def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
     axes.minorticks_off()
     axes.set_xlabel("comparisons of a new person")
     axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     return _svg(figure)
 
 
@@ -620,7 +620,7 @@ def _people_plot(sweep: Sweep) -> str:
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("gain over pooled, points")
     axes.set_ylabel("people")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     return _svg(figure)
 
 

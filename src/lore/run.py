@@ -21,6 +21,7 @@ from lore.files import read_json, replacing, write_json
 
 _STATE = "run.json"
 _KEPT_BY_FORCE = "embeddings"
+_CHOICES = "feedback.sqlite"  # what a server of the run keeps of people, with its log and locks
 _LOCK = ".lock"
 
 
@@ -84,7 +85,7 @@ def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name != _KEPT_BY_FORCE:
             shutil.rmtree(entry)
-        elif entry.is_file():
+        elif entry.is_file() and not entry.name.startswith(_CHOICES):
             entry.unlink()
 
 

@@ -110,7 +110,7 @@ class Row:
 
     def prompt(self) -> Said:
         """The prompt's turns; none where there is no prompt, or an empty one."""
-        if self.record.get("prompt") is None or self.record["prompt"] == "":
+        if self.record.get("prompt") is None or self.record["prompt"] in ("", [], ()):
             return ()
         return self.turns("prompt", "user")
 
