@@ -268,7 +268,7 @@ class TasteSearch:
         """The best number of iterations, and what that leads to in each fold."""
         paths = [fold.problem.path(rank, tempering, variance) for fold in self._folds]
         best = replace(_NONE, rank=rank, tempering=tempering, variance=variance)
-        found: list[Taste] = []
+        found = [fold.problem.alike(variance) for fold in self._folds]
         reached = 0
         for iteration, tastes in enumerate(zip(*paths, strict=True), start=1):
             loss = self._loss(tastes)

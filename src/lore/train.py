@@ -460,7 +460,7 @@ def personalize_step(
     )
     half_life = TrainConfig.from_json(read_state(known.folder)["config"]).half_life
     pairs = Pairs.from_embeddings(preferences if half_life is None else preferences.aged(half_life), embeddings)
-    told = torch.bincount(pairs.user, weights=pairs.weight.double(), minlength=len(pairs.users)) > 0
+    told = pairs.counts > 0
     if not bool(told.any()):
         raise DataError(
             "no comparison tells anything: the sides of each are equal or too long, or its weight is 0; give others"
