@@ -15,8 +15,8 @@ from gaussian import STUDENT, people_of, split_of
 
 import lore
 from lore.errors import ConvergenceWarning
-from lore.evaluate import accuracy
-from lore.pairs import Pairs
+from lore.evaluation.metrics import accuracy
+from lore.pairs.table import Pairs
 
 SHOTS = (5, 10, 20)
 
@@ -29,7 +29,7 @@ def chosen(pool: Pairs, basis: lore.RewardBasis, user: int) -> list[int]:
     asked: list[int] = []
     for _ in range(min(max(SHOTS), len(own))):
         person = lore.fit_weights(
-            pool.select(torch.tensor(asked, dtype=torch.long)).of_users(torch.tensor([user])), basis
+            pool.select(torch.tensor(asked, dtype=torch.long)).for_users(torch.tensor([user])), basis
         )
         open_pairs = torch.nonzero(left).flatten()
         question = lore.next_comparison(person, basis, pool.vectors, candidates[open_pairs])

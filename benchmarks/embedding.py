@@ -22,9 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny
+
 from lore.embedding import Embeddings, EncoderOptions, load_encoder
-from lore.embedding.encoded import Encoded
-from lore.embedding.folder import StoreFolder
+from lore.embedding.encoder import Encoded
+from lore.embedding.shards import StoreFolder
 from lore.embedding.tokens import Conversation
 
 SMOLLM2 = {

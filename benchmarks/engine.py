@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from lore.basis import RewardBasis
-from lore.evaluate import accuracy
-from lore.fit import FitConfig, fit_bases, fit_basis
-from lore.optimize import SimplexPrior, UserChoices, simplex_weights
-from lore.pairs import Pairs
-from lore.personalize import fit_weights
+from lore.evaluation.metrics import accuracy
+from lore.fitting.basis import RewardBasis
+from lore.fitting.fit import FitConfig, fit_bases, fit_basis
+from lore.fitting.personalize import fit_weights
+from lore.pairs.table import Pairs
+from lore.solvers.simplex_weights import SimplexPrior, simplex_weights
+from lore.solvers.user_problems import UserProblems
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -139,7 +140,7 @@ def job_e(users: int = 1_000_000, block: int = 100_000) -> Figures:
         rng = torch.Generator().manual_seed(number)
         user = torch.arange(block).repeat_interleave(10)
         projected = 2 * torch.randn(len(user), 25, generator=rng)
-        choices = UserChoices(user, torch.ones(len(user)), torch.full((len(user),), 0.1), block, 1.0)
+        choices = UserProblems(user, torch.ones(len(user)), torch.full((len(user),), 0.1), block, 1.0)
         prior = SimplexPrior(torch.full((25,), 0.04), torch.zeros(block))
         spent, found = timed(lambda c=choices, p=projected, q=prior: simplex_weights(c, p, q, 1e-6), 1)
         seconds, gap = seconds + spent, max(gap, float(found.gap.max()))

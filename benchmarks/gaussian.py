@@ -22,21 +22,21 @@ import numpy as np
 import torch
 
 import lore
-from lore.calibration import calibration
+from lore.data.simulation import Population, simulate
 from lore.errors import ConvergenceWarning
-from lore.evaluate import accuracy
-from lore.fit import Fit
-from lore.personalize import fit_weights
-from lore.simulate import Population, simulate
+from lore.evaluation.calibration import calibration
+from lore.evaluation.metrics import accuracy
+from lore.fitting.fit import Fit
+from lore.fitting.personalize import fit_weights
 
 SHOTS = (5, 20, 80, 200)
 SETS = {
     # pairs of a person in each part, people, and by what they are split
     "dices350": ("dices350", {"pairs_per_user": 260}, {}),
     "jester400": ("jester5k", {"pairs_per_user": 200}, {}),
-    "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
+    "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"split_by": "user"}),
     "jester5k": ("jester5k", {"pairs_per_user": 200}, {}),
-    "jester5k-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
+    "jester5k-own": ("jester5k", {"pairs_per_user": 200}, {"split_by": "user"}),
     "pandalm": ("pandalm/comparisons.jsonl", {}, {"unseen": 0.0}),
     "ukpconvarg1": ("ukpconvarg1/comparisons.jsonl", {}, {}),
 }
@@ -61,7 +61,7 @@ def people_of(name: str, seed: int) -> lore.Pairs:
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / path.split("/")[0])
     pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
     people = {"jester400": 400, "jester5k": 2_000}.get(name.removesuffix("-own"))
-    return pairs if people is None else pairs.of_users(torch.arange(people))
+    return pairs if people is None else pairs.for_users(torch.arange(people))
 
 
 def demo(seed: int) -> lore.Pairs:

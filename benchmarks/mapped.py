@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from lore.fit import FitConfig, fit_basis
-from lore.pairs import Pairs
+from lore.fitting.fit import FitConfig, fit_basis
+from lore.pairs.table import Pairs
 
 ROWS, DIM, BLOCK = 750_000, 2_048, 5_000
 

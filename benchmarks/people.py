@@ -9,15 +9,16 @@ import torch
 from engine import timed
 
 import lore
-from lore.optimize import UserChoices, gaussian_weights
-from lore.pairs import Pairs
-from lore.personalize import fit_weights
+from lore.fitting.personalize import fit_weights
+from lore.pairs.table import Pairs
+from lore.solvers.gaussian_weights import gaussian_weights
+from lore.solvers.user_problems import UserProblems
 
 
 def posteriors(users: int, columns: int, rng: torch.Generator) -> float:
     """People a second from ten projected pairs each."""
     user = torch.arange(users).repeat_interleave(10)
-    choices = UserChoices(user, torch.ones(len(user)), torch.full((len(user),), 0.5), users, 1.0)
+    choices = UserProblems(user, torch.ones(len(user)), torch.full((len(user),), 0.5), users, 1.0)
     projected = torch.randn(len(user), columns, generator=rng) / columns**0.5
     offset = torch.randn(len(user), generator=rng)
     return users / timed(lambda: gaussian_weights(choices, projected, offset, 1e-6), 3)[0]

@@ -13,8 +13,8 @@ import torch
 from engine import DIM, HEADS, SEED, embeddings, heads, rotation
 from safetensors.torch import save_file
 
-from lore.reproduce import reproduce
-from lore.sources.personalllm import MODELS, RESPONSES
+from lore.data.formats.personalllm import MODELS, RESPONSES
+from lore.runs.paper.reproduce import reproduce
 
 PROMPTS = {"train": 9_402, "test": 1_000}
 

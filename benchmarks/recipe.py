@@ -17,10 +17,10 @@ from statistics import mean, stdev
 import torch
 
 import lore
-from lore.basis import RewardBasis
 from lore.errors import ConvergenceWarning
 from lore.files import read_json, write_json
-from lore.fit import fit_bases
+from lore.fitting.basis import RewardBasis
+from lore.fitting.fit import fit_bases
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -44,7 +44,7 @@ def evaluated(parts: lore.Split, basis: RewardBasis, seen: torch.Tensor, unseen:
 def recipe(parts: lore.Split, rank: int, seed: int) -> dict[str, float]:
     """The published recipe at one rank."""
     train, shots = parts.seen_train.compact(), parts.unseen_shots.compact()
-    zero = train.like.new_zeros(train.dim)
+    zero = train.empty.new_zeros(train.dim)
     found = oracle.adam(train, rank, 0.0, zero, 1_000, 0.5, seed)
     basis = RewardBasis(found.basis, zero, torch.full((rank,), 1 / rank), family="simplex", rank=rank)
     return evaluated(parts, basis, found.weights, oracle.few_shot_adam(shots, found.basis, 500, 0.1, seed))

@@ -14,9 +14,9 @@ import matplotlib as mpl
 import torch
 from matplotlib import pyplot
 
-from lore.cost import Cost, evaluation
-from lore.pairs import Pairs
-from lore.problem import Penalties, SimplexProblem
+from lore.fitting.cost import Cost, evaluation
+from lore.fitting.simplex_problem import Regularization, SimplexProblem
+from lore.pairs.table import Pairs
 
 RANK, EVALUATIONS, REPEATS = 5, 4, 3
 
@@ -46,7 +46,9 @@ def made(shape: Shape) -> Pairs:
 
 def seconds(pairs: Pairs) -> float:
     """Median time of a few evaluations along a straight path, the weights solved at each."""
-    problem = SimplexProblem(pairs, RANK, "users", 1.0, Penalties(pairs.like.new_zeros(pairs.dim), 1e-4, "distance", 0))
+    problem = SimplexProblem(
+        pairs, RANK, "users", 1.0, Regularization(pairs.empty.new_zeros(pairs.dim), 1e-4, "distance", 0)
+    )
     rng = torch.Generator().manual_seed(1)
     start, step = 2 * torch.randn(2, pairs.dim, RANK, generator=rng)
     problem.run(problem.evaluate(start))

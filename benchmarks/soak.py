@@ -21,11 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny
-from conftest import HashEncoder, small_rows
+
+from builders import HashEncoder, small_rows
+from lore.data.formats import load_with_issues
 from lore.embedding import Embeddings
+from lore.runs.config import TrainConfig
+from lore.runs.training import train
 from lore.serve.client import Client
-from lore.sources import read
-from lore.train import TrainConfig, train
 from serving import Server, Teller
 
 WORDS = [f"word{number}" for number in range(300)]
@@ -80,19 +82,21 @@ def soak_embedding(folder: Path, data: Path, rounds: int, rng: random.Random) ->
 def soak_server(folder: Path, kills: int, rng: random.Random) -> None:
     """Kill a server under load, again and again, on one database."""
     with patch("lore.embedding.store.load_encoder", lambda *_: HashEncoder()):
-        run = train(read(small_rows(users=24)), folder / "served", TrainConfig(ranks=(1, 2), unseen=0.25)).folder
+        run = train(
+            load_with_issues(small_rows(users=24)), folder / "served", TrainConfig(ranks=(1, 2), unseen=0.25)
+        ).folder
     database = str(folder / "events.sqlite")
     acknowledged: dict[str, set[str]] = {"ann": set(), "bob": set(), "eve": set()}
     for number in range(kills):
         server = Server(run, database)
         tellers = [Teller(server.url, user, 10_000 * number, threading.Semaphore(0)) for user in acknowledged]
-        for teller in tellers:
-            teller.start()
+        for feedback_scope in tellers:
+            feedback_scope.start()
         time.sleep(rng.uniform(0, 1))
         server.kill()
-        for teller in tellers:
-            teller.join()
-            acknowledged[teller.user] |= set(teller.acknowledged)
+        for feedback_scope in tellers:
+            feedback_scope.join()
+            acknowledged[feedback_scope.user] |= set(feedback_scope.acknowledged)
     server = Server(run, database)
     client = Client(server.url)
     kept = {user: [row["comparison_id"] for row in client.export(user)] for user in acknowledged}

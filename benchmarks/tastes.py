@@ -15,8 +15,8 @@ import torch
 from gaussian import demo
 
 import lore
-from lore.pairs import Pairs
-from lore.tastes import taste_features
+from lore.fitting.gaussian_search import taste_features
+from lore.pairs.table import Pairs
 
 PLANTED = (2, 4, 8)
 COMMON = 0.15  # of the common direction, along each feature

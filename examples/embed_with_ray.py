@@ -14,10 +14,10 @@ import numpy as np
 import ray
 
 import lore
+from lore.data.messages import conversation_key
 from lore.embedding import load_encoder
-from lore.embedding.folder import StoreFolder
+from lore.embedding.shards import StoreFolder
 from lore.embedding.store import missing_shards
-from lore.preferences import conversation_key
 
 
 class Worker:

@@ -113,15 +113,6 @@ def few_shot_adam(pairs, basis: Tensor, steps: int, rate: float, seed: int) -> T
     return torch.softmax(logits.detach(), 1)
 
 
-def project(point: Tensor) -> Tensor:
-    """Nearest point of the simplex by bisection on the threshold."""
-    low, high = float(point.min()) - 1, float(point.max())
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float((point - middle).clamp(min=0).sum()) > 1 else (low, middle)
-    return (point - low).clamp(min=0)
-
-
 def accuracy(pairs, basis: Tensor, center: Tensor, weights: Tensor) -> list[float]:
     """Share of right pairs of each user, ties one half; NaN without pairs."""
     right: dict[int, list[float]] = {}

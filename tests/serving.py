@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from conftest import HashEncoder
+from builders import HashEncoder
 
 LONG, SHORT = "apple bread cloud dream eagle flame", "kettle"
 

@@ -1,7 +1,9 @@
 """The plan of the house, held."""
 
 import ast
-import re
+import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,52 +13,122 @@ from lore import cli
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lore"
+TESTS = ROOT / "tests"
 
-# A module imports only from those above it (docs/architecture.md).
-ORDER = """errors files progress simplex objective optimize descent charts gaussian recipe preferences sources check
-embedding pairs basis simulate problem config checkpoint cost tastes fitter fit personalize evaluate calibration
-significance diagnostics noise experiments report run train demo reproduce ask questionnaire rewards score users serve
-cli compat""".split()  # noqa: SIM905
+# A room imports only from its left.
+ROOMS = (
+    "errors exports files progress < solvers < data < embedding < pairs < fitting < evaluation < runs < serve < "
+    "cli compat"
+)
 
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
-
-
-def room(path: Path) -> str:
-    """The module of the plan that a file belongs to."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+FILES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)
 
 
-def imported(path: Path) -> set[str]:
-    """The rooms that a file imports, those inside functions and of types included."""
-    found = set()
+def module(path: Path) -> str:
+    """A file's name below `lore`, such as `data.formats.rows`; empty for `lore` itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES if module(path)}
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS.split(" < ")) for room in rooms.split()}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, those inside functions and of types included."""
+    result = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lore"):
-            parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lore":
+            package = (node.module or "").removeprefix("lore").removeprefix(".")
+            names = {f"{package}.{alias.name}".removeprefix(".") for alias in node.names}
+            result |= {name if name in MODULES else package for name in names}
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lore.")}
-    return found
+            result |= {alias.name.removeprefix("lore.") for alias in node.names if alias.name.startswith("lore.")}
+    return {name for name in result if name} - {module(path)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_imports_only_from_those_above_it(path: Path) -> None:
-    place = ORDER.index(room(path))
-    assert all(ORDER.index(other) <= place for other in imported(path))
-    assert room(path) == "compat" or "compat" not in imported(path)
+GRAPH = {name: imports(path) for name, path in MODULES.items()}
 
 
-def test_every_module_is_in_the_plan() -> None:
-    assert {room(path) for path in MODULES} == set(ORDER)
+@pytest.mark.parametrize("name", MODULES)
+def test_a_room_imports_only_from_its_left(name: str) -> None:
+    room = name.split(".")[0]
+    others = {other.split(".")[0] for other in GRAPH[name]} - {room}
+    assert not [other for other in others if FLOOR[other] > FLOOR[room]]
+    assert room == "compat" or "compat" not in others
+
+
+def test_inside_a_room_imports_go_one_way() -> None:
+    assert list(graphlib.TopologicalSorter(GRAPH).static_order())
+
+
+def test_the_house_has_at_most_18_rooms_and_10_floors() -> None:
+    """A room is a module or package of `lore`, or a package inside one."""
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    rooms = packages | {name for name in MODULES if "." not in name}
+    assert len(rooms) <= 18
+    assert len(set(FLOOR.values())) <= 10
+    assert {name for name in rooms if "." not in name} == set(FLOOR)
+
+
+def test_the_plan_is_described() -> None:
     described = (ROOT / "docs" / "architecture.md").read_text()
-    assert all(f"{name}.py" in described or f"{name}/" in described for name in ORDER)
+    assert ROOMS.replace("cli compat", "cli, compat") in described
+    assert not [path.name for path in FILES if path.stem not in ("__init__", "__main__") and path.stem not in described]
+
+
+def test_inference_does_not_import_training() -> None:
+    script = (
+        "import sys\nimport lore.runs.rewards\n"
+        "print(*sorted(name for name in sys.modules if name.split('.')[0] == 'lore'))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert len(loaded) <= 30, loaded
+    banned = ("evaluation", "runs.training", "runs.paper", "fitting.fit", "fitting.simplex_fit", "fitting.gaussian")
+    assert not [name for name in loaded if name.removeprefix("lore.").startswith(banned)]
+
+
+def test_tests_mirror_the_rooms_and_are_short() -> None:
+    rooms = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*") if path.is_dir()}
+    for path in TESTS.rglob("test_*.py"):
+        folder = str(path.parent.relative_to(TESTS))
+        assert folder == "." or folder in rooms, path
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_every_module_has_tests() -> None:
+    texts = "".join(path.read_text() for path in TESTS.rglob("*.py"))
+    tested = {name for name in MODULES if f"lore.{name} import" in texts or name.split(".")[-1] in texts}
+    assert not {name.split(".")[0] for name in MODULES} - {name.split(".")[0] for name in tested} - {"progress"}
+
+
+def test_no_file_of_the_command_line_is_long_and_no_command_takes_more_than_twelve_parameters() -> None:
+    for path in (SOURCE / "cli").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 300, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert len(node.args.args + node.args.kwonlyargs) <= 12, node.name
 
 
 def test_public_names_are_sorted_complete_and_there() -> None:
-    assert lore.__all__ == sorted(lore._HOMES)
+    assert lore.__all__ == sorted(lore.__all__)
+    assert set(lore.__all__) <= set(dir(lore))
     for name in lore.__all__:
         assert getattr(lore, name).__doc__, name
     with pytest.raises(AttributeError, match="nothing"):
         _ = lore.nothing
+
+
+@pytest.mark.parametrize("room", ["data", "embedding", "pairs", "fitting", "evaluation", "runs"])
+def test_the_names_that_a_room_exports_are_there_and_hide_no_module(room: str) -> None:
+    package = __import__(f"lore.{room}", fromlist=["x"])
+    names = [
+        name for name in dir(package) if not name.startswith("_") and name not in ("TYPE_CHECKING", "lazy_exports")
+    ]
+    modules = {name.split(".")[1] for name in MODULES if name.startswith(f"{room}.")}
+    for name in set(names) - modules:
+        assert getattr(package, name).__doc__ is not None
 
 
 def test_every_public_name_and_command_is_documented() -> None:
@@ -68,15 +140,7 @@ def test_every_public_name_and_command_is_documented() -> None:
 
 
 def test_nothing_prints_but_the_command_line() -> None:
-    for path in MODULES:
-        if room(path) != "cli":
+    for path in FILES:
+        if module(path).split(".")[0] != "cli":
             calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
-
-
-def test_every_module_has_tests() -> None:
-    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    for path in MODULES:
-        if room(path) == "progress":
-            continue  # a type, and a function that does nothing
-        assert re.search(rf"lore\.{room(path)}\b|from lore import .*\b{room(path)}\b", tests), path

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lore import compat
 from lore.errors import DataError, ShapeError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[0] / "golden"
 
 
 @pytest.fixture

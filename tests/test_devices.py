@@ -9,9 +9,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import lore
-from conftest import random_pairs
-from lore.pairs import Pairs
-from lore.personalize import fit_weights
+from builders import random_pairs
+from lore.fitting.personalize import fit_weights
+from lore.pairs.table import Pairs
 
 MADE = {torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.linspace, torch.empty, torch.tensor}
 GIVEN = lore.FitConfig(rank=2, strength=1e-3, weight_strength=0.01)

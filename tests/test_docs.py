@@ -15,7 +15,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run of the embedded data with the real encoder, where the pages expect it."""
     from dataclasses import replace
 
-    from lore import demo
+    from lore.runs import demo
 
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,53 +1,27 @@
-"""LoRe learns what each person prefers: personal reward models from comparisons."""
+"""LoRe learns what each user prefers: personal reward models from comparisons."""
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lore.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from lore.ask import Question, next_comparison
-    from lore.basis import RewardBasis
+    from lore.data.formats import load
+    from lore.data.preferences import Preferences
     from lore.embedding import Embeddings, Encoder, encode
     from lore.errors import ConvergenceWarning, LoreError
-    from lore.evaluate import Accuracy, Result, accuracy, sweep
-    from lore.fit import Fit, FitConfig, fit_basis
-    from lore.pairs import Pairs, Split, split
-    from lore.personalize import UserWeights, fit_weights
-    from lore.preferences import Preferences
-    from lore.rewards import PersonalRewards, trl_reward
-    from lore.run import Run
-    from lore.sources import load
+    from lore.evaluation.metrics import Accuracy, accuracy
+    from lore.evaluation.sweep import Result, sweep
+    from lore.fitting.active import Question, next_comparison
+    from lore.fitting.basis import RewardBasis
+    from lore.fitting.fit import Fit, FitConfig, fit_basis
+    from lore.fitting.personalize import UserWeights, fit_weights
+    from lore.pairs.splits import Split, split
+    from lore.pairs.table import Pairs
+    from lore.runs.artifacts import Run
+    from lore.runs.rewards import PersonalRewards, trl_reward
 
 __version__ = version("lore-reward")
-
-# Every public name and its module. They are imported when they are first used, so that `lore --help` needs no torch.
-_HOMES = {
-    "Accuracy": "evaluate",
-    "ConvergenceWarning": "errors",
-    "Embeddings": "embedding",
-    "Encoder": "embedding",
-    "Fit": "fit",
-    "FitConfig": "fit",
-    "LoreError": "errors",
-    "Pairs": "pairs",
-    "PersonalRewards": "rewards",
-    "Preferences": "preferences",
-    "Question": "ask",
-    "Result": "evaluate",
-    "RewardBasis": "basis",
-    "Run": "run",
-    "Split": "pairs",
-    "UserWeights": "personalize",
-    "accuracy": "evaluate",
-    "encode": "embedding",
-    "fit_basis": "fit",
-    "fit_weights": "personalize",
-    "load": "sources",
-    "next_comparison": "ask",
-    "split": "pairs",
-    "sweep": "evaluate",
-    "trl_reward": "rewards",
-}
 
 __all__ = [
     "Accuracy",
@@ -77,8 +51,34 @@ __all__ = [
     "trl_reward",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lore' has no attribute {name!r}")
-    return getattr(import_module(f"lore.{_HOMES[name]}"), name)
+# Imported when they are first used, so that `lore --help` needs no torch.
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Accuracy": "evaluation.metrics",
+        "ConvergenceWarning": "errors",
+        "Embeddings": "embedding",
+        "Encoder": "embedding",
+        "Fit": "fitting.fit",
+        "FitConfig": "fitting.fit",
+        "LoreError": "errors",
+        "Pairs": "pairs",
+        "PersonalRewards": "runs.rewards",
+        "Preferences": "data.preferences",
+        "Question": "fitting.active",
+        "Result": "evaluation.sweep",
+        "RewardBasis": "fitting.basis",
+        "Run": "runs.artifacts",
+        "Split": "pairs",
+        "UserWeights": "fitting.personalize",
+        "accuracy": "evaluation.metrics",
+        "encode": "embedding",
+        "fit_basis": "fitting.fit",
+        "fit_weights": "fitting.personalize",
+        "load": "data.formats",
+        "next_comparison": "fitting.active",
+        "split": "pairs",
+        "sweep": "evaluation.sweep",
+        "trl_reward": "runs.rewards",
+    },
+)

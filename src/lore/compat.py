@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lore import recipe
+from lore.data.simulation import SimulatedChoices, best_against_worst
 from lore.errors import ShapeError
 from lore.files import replacing
-from lore.simplex import from_logits
-from lore.simulate import SimulatedChoices, best_against_worst
+from lore.solvers import adam as recipe
+from lore.solvers.simplex import from_logits
 
 __all__ = [
     "LoRe", "LoRe_regularized", "PersonalizeBatch", "create_dataset_prism", "create_dataset_prism_shots",
@@ -44,12 +44,12 @@ _log = logging.getLogger(__name__)
 
 
 def generate_popupulation(alpha: Any, N: int) -> Any:
-    """People's weights over reward models, `[N, models]`, from a Dirichlet distribution with parameters `alpha`."""
+    """Users' weights over reward models, `[N, models]`, from a Dirichlet distribution with parameters `alpha`."""
     return np.random.dirichlet(alpha, N)
 
 
 def simulate_user(reward_tensor: Any, features: Any, w: Any) -> Tensor:
-    """Best minus worst response for one person: `[prompts, dim]`, from scores `[prompts, responses, models]`.
+    """Best minus worst response for one user: `[prompts, dim]`, from scores `[prompts, responses, models]`.
 
     Of one prompt `[1, dim]`, from scores `[responses, models]` and a list of embeddings `[dim]`.
     """
@@ -65,10 +65,10 @@ def simulate_population(reward_tensor: Any, features: Any, W: Any) -> SimulatedC
 
 
 def create_sparse_tensor(dense_tensor: Any, sample_percentage: float) -> list[Tensor]:
-    """For each person `floor(sample_percentage * prompts)` rows of `[N, prompts, dim]`, drawn without replacement."""
+    """Draw `floor(sample_percentage * prompts)` rows of `[N, prompts, dim]` for each user, without replacement."""
     prompts = dense_tensor.shape[1]
-    kept = int(sample_percentage * prompts)
-    drawn = (np.random.choice(prompts, kept, replace=False) for _ in range(len(dense_tensor)))
+    count = int(sample_percentage * prompts)
+    drawn = (np.random.choice(prompts, count, replace=False) for _ in range(len(dense_tensor)))
     return [dense_tensor[user, torch.from_numpy(rows)].float() for user, rows in enumerate(drawn)]
 
 
@@ -87,10 +87,12 @@ def create_dataset_prism(embeddings: Mapping[Any, Dialogs]) -> list[Tensor]:
 
 
 def create_dataset_prism_shots(embeddings: Mapping[Any, Dialogs], shots: int) -> list[Tensor]:
-    """The same from at most `shots` random dialogs of every user."""
-    of_users = [list(dialogs.values()) for dialogs in embeddings.values()]
-    drawn = [sorted(random.sample(range(len(own)), min(shots, len(own)))) for own in of_users]
-    return [_differences([own[at] for at in kept]) for own, kept in zip(of_users, drawn, strict=True)]
+    """Return the same differences from at most `shots` random dialogs of every user."""
+    for_users = [list(dialogs.values()) for dialogs in embeddings.values()]
+    drawn = [sorted(random.sample(range(len(dialogs)), min(shots, len(dialogs)))) for dialogs in for_users]
+    return [
+        _differences([dialogs[index] for index in indices]) for dialogs, indices in zip(for_users, drawn, strict=True)
+    ]
 
 
 def group_embeddings_by_user(
@@ -109,8 +111,8 @@ def group_embeddings_by_user(
 
 
 def sample_shots(features: Sequence[Tensor], shots: int) -> list[Tensor]:
-    """At most `shots` random rows of every tensor `[pairs, dim]`."""
-    return [own[torch.randperm(len(own))[:shots]] for own in features]
+    """Draw at most `shots` random rows of every tensor `[pairs, dim]`."""
+    return [user_pairs[torch.randperm(len(user_pairs))[:shots]] for user_pairs in features]
 
 
 def evaluate_model(X: Tensor, V: Tensor, w: Any) -> float:
@@ -120,9 +122,9 @@ def evaluate_model(X: Tensor, V: Tensor, w: Any) -> float:
 
 def eval_multiple(W_list: Sequence[Any], V_list: Sequence[Tensor], test: Sequence[Tensor]) -> list[float]:
     """`evaluate_model` for every user; mean and standard deviation go to the log."""
-    found = [evaluate_model(*user) for user in zip(test, V_list, W_list, strict=True)]
-    _log.info("accuracy %.4f, standard deviation over users %.4f", np.mean(found), np.std(found))
-    return found
+    accuracies = [evaluate_model(*user) for user in zip(test, V_list, W_list, strict=True)]
+    _log.info("accuracy %.4f, standard deviation over users %.4f", np.mean(accuracies), np.std(accuracies))
+    return accuracies
 
 
 class _Joint(nn.Module, ABC):
@@ -149,7 +151,7 @@ class _Joint(nn.Module, ABC):
         """Take the Adam steps; weights `[users, rank]` and basis `[dim, rank]`. With True or False, the mode."""
         if isinstance(X, bool):
             return super().train(X)
-        rows, user = recipe.packed(X)
+        rows, user = recipe.stack_users(X)
         self.to(rows.device)
         return self._trained(rows, user)
 
@@ -163,7 +165,7 @@ class LoRe(_Joint):
 
     def forward(self, X: Users) -> Solution:
         """Loss and penalty for one tensor `[pairs, dim]` a user."""
-        table = recipe.summed_means(*recipe.packed(X))
+        table = recipe.summed_means(*recipe.stack_users(X))
         reg = recipe.drawn(self.V, self.V_sft, self.alpha, "distance")
         return recipe.loss(table, recipe.projected(table, self.V), self.W), reg
 
@@ -176,7 +178,7 @@ class LoRe(_Joint):
 class LoRe_regularized(_Joint):  # noqa: N801 - the documented name
     """Adam on weights and basis in turn with a cosine penalty that is ramped up; unused directions are dropped."""
 
-    _prepare_batch = staticmethod(recipe.packed)
+    _prepare_batch = staticmethod(recipe.stack_users)
 
     def _begin(self, users: int, rank: int) -> Tensor:
         return torch.rand(users, rank)
@@ -213,19 +215,19 @@ class PersonalizeBatch(nn.Module):
 
     def forward(self, X: Users, V: Tensor) -> Tensor:
         """Sum over users of their mean loss."""
-        table = recipe.summed_means(*recipe.packed(X))
+        table = recipe.summed_means(*recipe.stack_users(X))
         return recipe.loss(table, table.project(V), torch.stack(list(self.w)))
 
     def train(self, X: Any = True, V: Tensor | None = None) -> Any:
         """Take the Adam steps; a list of softmax weights `[rank]`. With True or False, the module's mode."""
         if isinstance(X, bool) or V is None:
             return super().train(X)
-        table = recipe.summed_means(*recipe.packed(X))
+        table = recipe.summed_means(*recipe.stack_users(X))
         self.to(table.vectors.device)
         start, steps, rate = torch.stack(list(self.w)), self.num_iterations, self.learning_rate
         logits = recipe.few_shot_adam(table, start, V, steps=steps, rate=rate)
-        for own, learned in zip(self.w, logits, strict=True):
-            own.data.copy_(learned)
+        for parameter, learned in zip(self.w, logits, strict=True):
+            parameter.data.copy_(learned)
         return list(from_logits(logits))
 
 
@@ -259,7 +261,7 @@ def _moved(device: Any, N: int, N_unseen: int, *parts: Users) -> list[list[Tenso
     users = (len(parts[0]), len(parts[-1]))
     if (N, N_unseen) != users:
         raise ShapeError(f"`N` and `N_unseen` must be the numbers of users, {users}, got {N, N_unseen}")
-    return [[own.to(device) for own in part] for part in parts]
+    return [[user_pairs.to(device) for user_pairs in part] for part in parts]
 
 
 def _basis(
@@ -278,7 +280,7 @@ def _few_shot(users: Users, basis: Tensor, rank: int, rate: float) -> Sequence[T
 
 
 def _accuracies(users: Users, basis: Tensor, weights: Any) -> Any:
-    return np.array([evaluate_model(own, basis, w) for own, w in zip(users, weights, strict=True)])
+    return np.array([evaluate_model(user_pairs, basis, w) for user_pairs, w in zip(users, weights, strict=True)])
 
 
 def _grid(
@@ -289,9 +291,11 @@ def _grid(
     rows = []
     for alpha, rank in itertools.product(alpha_list, K_list):
         weights, basis = solved(alpha, rank)
-        known = (weights, weights, *[_few_shot(parts[2], basis, rank, rate)] * 2)
-        found = [_accuracies(part, basis, people) for part, people in zip(parts, known, strict=True)]
-        rows.append([part.mean() for part in found] + [_STD_FACTOR * part.std() for part in found])
+        part_weights = (weights, weights, *[_few_shot(parts[2], basis, rank, rate)] * 2)
+        accuracies = [
+            _accuracies(part, basis, user_weights) for part, user_weights in zip(parts, part_weights, strict=True)
+        ]
+        rows.append([part.mean() for part in accuracies] + [_STD_FACTOR * part.std() for part in accuracies])
     return tuple(np.array(rows).T)
 
 
@@ -338,11 +342,11 @@ def run_few_shot_vary_shots(
     for alpha, rank in itertools.product(alpha_list, K_list):
         _, basis = _basis(solve_regularized, V_final.to(device), alpha, train, rank, 500)
         for shots in num_shots:
-            found = []
+            accuracies = []
             for _ in range(trials):
                 few = sample_shots(train_unseen, shots)
                 weights = _few_shot(few, basis, rank, 0.1)
-                found.append([_accuracies(part, basis, weights).mean() for part in (few, test_unseen)])
-            means, spreads = np.mean(found, axis=0), np.std(found, axis=0)
+                accuracies.append([_accuracies(part, basis, weights).mean() for part in (few, test_unseen)])
+            means, spreads = np.mean(accuracies, axis=0), np.std(accuracies, axis=0)
             rows.append([means[0], spreads[0], means[1], spreads[1]])
     return tuple(list(column) for column in np.array(rows).T)

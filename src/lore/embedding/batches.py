@@ -22,7 +22,7 @@ def batches(lengths: Sequence[int], budget: int, beside: int = 0) -> Iterator[li
     """
     batch: list[int] = []
     tokens = 0
-    for position in sorted(range(len(lengths)), key=lambda at: lengths[at], reverse=True):
+    for position in sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True):
         if batch:
             padded = (len(batch) + 1) * lengths[batch[0]]
             if padded > budget or padded - tokens - lengths[position] > _WASTE * (padded + beside):
@@ -72,23 +72,29 @@ def groups(tokens: Sequence[list[int]], preamble: int) -> tuple[list[Group], lis
         tokens: of each conversation; those without any are left out.
         preamble: tokens that all conversations begin with, which alone make no group.
     """
-    found: list[Group] = []
-    for at in sorted((at for at in range(len(tokens)) if tokens[at]), key=lambda at: tokens[at]):
-        if found:
-            last = found[-1]
-            alike = min(common(tokens[last.rows[-1]], tokens[at]), last.shared, len(tokens[at]) - 1)
-            own = alike - preamble
+    result: list[Group] = []
+    for index in sorted((index for index in range(len(tokens)) if tokens[index]), key=lambda index: tokens[index]):
+        if result:
+            last = result[-1]
+            alike = min(common(tokens[last.rows[-1]], tokens[index]), last.shared, len(tokens[index]) - 1)
+            beyond_preamble = alike - preamble
             # One more may shorten what the group shares, unless that costs more than it saves.
-            if alike >= _SHARED and own >= _OWN and (last.shared - alike) * (len(last.rows) - 1) <= own:
-                found[-1] = Group(alike, [*last.rows, at])
+            if (
+                alike >= _SHARED
+                and beyond_preamble >= _OWN
+                and (last.shared - alike) * (len(last.rows) - 1) <= beyond_preamble
+            ):
+                result[-1] = Group(alike, [*last.rows, index])
                 continue
-        found.append(Group(len(tokens[at]) - 1, [at]))
-    return [group for group in found if len(group.rows) > 1], [group.rows[0] for group in found if len(group.rows) == 1]
+        result.append(Group(len(tokens[index]) - 1, [index]))
+    return [group for group in result if len(group.rows) > 1], [
+        group.rows[0] for group in result if len(group.rows) == 1
+    ]
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
-    for at, (one, other) in enumerate(zip(first, second, strict=False)):
+    """Return the number of tokens that two lists begin with alike."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
-            return at
+            return index
     return min(len(first), len(second))

@@ -1,17 +1,17 @@
-"""What shapes vectors, as short hashes."""
+"""Short hashes of all that shapes vectors."""
 
 import importlib.metadata
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
-from lore.embedding.encoded import Fingerprint
+from lore.embedding.encoder import Fingerprint
 
 _WEIGHTS = ("*.safetensors", "*.gguf")
 
 
 def content_hash(path: Path) -> str | None:
-    """Of the weights in a file or folder; None if there is nothing at `path`."""
+    """Hash the weights in a file or folder; None if there is nothing at `path`."""
     if path.is_file():
         return file_hash(path)
     if not path.is_dir():
@@ -21,21 +21,21 @@ def content_hash(path: Path) -> str | None:
 
 
 def file_hash(path: Path) -> str:
-    """Of a file's bytes."""
+    """Hash a file's bytes."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:16]
 
 
 def short_hash(text: str) -> str:
-    """Of a text."""
+    """Hash a text."""
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Of all that decides how a text is cut into tokens."""
+    """Hash all that decides how a text is cut into tokens."""
     return short_hash(tokenizer.backend_tokenizer.to_str())
 
 
 def library_versions() -> Fingerprint:
-    """Of the libraries that compute vectors."""
+    """Return the versions of the libraries that compute vectors."""
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

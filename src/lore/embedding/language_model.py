@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from lore.embedding.batches import Group, Padded, batches, common, groups
-from lore.embedding.encoded import Encoded, Fingerprint
+from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, short_hash, tokenizer_hash
+from lore.embedding.onednn import can_pack, pack
 from lore.embedding.options import EncoderOptions, torch_dtype
-from lore.embedding.packed import can_pack, pack
-from lore.embedding.tokens import ChatTokens, Conversation, Fitted, Limit
+from lore.embedding.tokens import ChatTokens, Conversation, LengthLimit, TokenizedBatch
 from lore.errors import EncoderError, MissingExtra
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
 _PROBES: tuple[Conversation, ...] = (
     ((("user", "What is two and two?"),), (("assistant", "Four."),)),
-    ((("user", "What is two and two?"),), (("assistant", "It is four, as everybody who counts to it will find."),)),
+    ((("user", "What is two and two?"),), (("assistant", "It is four, as all users who counts to it will find."),)),
     ((("user", "Name a color."),), (("assistant", "Blue."),)),
 )
 
@@ -66,7 +66,7 @@ class LanguageModel:
         self._chat = ChatTokens(tokenizer, name)
         config = self._model.config.get_text_config()
         most = getattr(config, "max_position_embeddings", None) or sys.maxsize
-        self._limit = Limit.of(name, options, most=most, usual=_LONGEST, on_long="error")
+        self._limit = LengthLimit.of(name, options, maximum=most, usual=_LONGEST, truncation="error")
         self._batch_tokens = options.batch_tokens or (_GPU_BATCH if self._device.type == "cuda" else _CPU_BATCH)
         self.dim = int(config.hidden_size)
         self.reference: Tensor | None = None if self._head is None else self._head.weight
@@ -75,8 +75,6 @@ class LanguageModel:
         self._preamble = self._preamble_length()
         self._shares = False
         self._probe()
-        if options.compile:
-            self._base = torch.compile(self._base, dynamic=True)
 
     # --- loading --------------------------------------------------------------------------------------------------
 
@@ -99,7 +97,7 @@ class LanguageModel:
             "template": short_hash(str(tokenizer.chat_template)),
             "pooling": f"{self._pooling} token" if self._pooling == "last" else self._pooling,
             "max_length": self._limit.tokens,
-            "on_long": self._limit.on_long,
+            "truncation": self._limit.truncation,
             "dtype": str(self._dtype).removeprefix("torch."),
             "storage": self._options.storage,
             **library_versions(),
@@ -107,13 +105,13 @@ class LanguageModel:
 
     @property
     def _dtype(self) -> torch.dtype:
-        found: torch.dtype = self._model.dtype
-        return found
+        dtype: torch.dtype = self._model.dtype
+        return dtype
 
     @property
     def _device(self) -> torch.device:
-        found: torch.device = self._model.device
-        return found
+        device: torch.device = self._model.device
+        return device
 
     def _preamble_length(self) -> int:
         """Tokens that every conversation begins with, whatever it says."""
@@ -175,15 +173,15 @@ class LanguageModel:
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
-    def tokens(self, conversations: Sequence[Conversation]) -> Fitted:
-        """The tokens of conversations within the limit, and which were too long."""
+    def tokens(self, conversations: Sequence[Conversation]) -> TokenizedBatch:
+        """Return the tokens of conversations within the limit, and which were too long."""
         return self._limit.fit(self._chat.of(conversations), self._chat.tokenizer.bos_token_id)
 
     def passes(self, tokens: Sequence[list[int]]) -> int:
         """Tokens that the model has to read for conversations, shared prompts once."""
         shared, alone = self._grouped(tokens)
-        together = sum(group.shared + sum(len(tokens[at]) - group.shared for at in group.rows) for group in shared)
-        return together + sum(len(tokens[at]) for at in alone)
+        together = sum(group.shared + sum(len(tokens[row]) - group.shared for row in group.rows) for group in shared)
+        return together + sum(len(tokens[row]) for row in alone)
 
     def encode(self, conversations: Sequence[Conversation]) -> Encoded:
         """One vector a conversation, in order; zeros for one that was dropped."""
@@ -193,16 +191,16 @@ class LanguageModel:
     def _grouped(self, tokens: Sequence[list[int]]) -> tuple[list[Group], list[int]]:
         if self._shares:
             return groups(tokens, self._preamble)
-        return [], [at for at in range(len(tokens)) if tokens[at]]
+        return [], [row for row in range(len(tokens)) if tokens[row]]
 
     def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
         vectors = torch.zeros(len(tokens), self.dim)
         shared, alone = self._grouped(tokens)
-        for batch in batches([len(tokens[at]) for at in alone], self._batch_tokens):
-            rows = [alone[at] for at in batch]
-            vectors[rows] = self._encoded_batch([tokens[at] for at in rows])
+        for batch in batches([len(tokens[row]) for row in alone], self._batch_tokens):
+            rows = [alone[row] for row in batch]
+            vectors[rows] = self._encoded_batch([tokens[row] for row in rows])
         for group in shared:
-            vectors[group.rows] = self._encoded_group([tokens[at] for at in group.rows], group.shared)
+            vectors[group.rows] = self._encoded_group([tokens[row] for row in group.rows], group.shared)
         return vectors
 
     def _encoded_batch(self, tokens: Sequence[list[int]]) -> Tensor:
@@ -223,7 +221,7 @@ class LanguageModel:
             first = self._base(input_ids=prefix, use_cache=True)
             # Padding may be a share of all that is read: about half of the prefix for each of a few batches.
             for rows in batches([len(row) for row in rest], self._batch_tokens, beside=shared // 2):
-                batch = Padded.of([rest[at] for at in rows], self._device)
+                batch = Padded.of([rest[row] for row in rows], self._device)
                 mask = torch.cat([batch.mask.new_ones(len(rows), shared), batch.mask], dim=1)
                 cache = copy.deepcopy(first.cache)
                 cache.batch_repeat_interleave(len(rows))
@@ -244,7 +242,7 @@ def _at_last(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _caches_everything(base: Any, tokens: list[int], device: torch.device) -> bool:
-    """Whether the model keeps keys and values of all tokens, layer by layer, without windows or states."""
+    """Return True if the model keeps keys and values of all tokens, layer by layer, without windows or states."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     with torch.inference_mode():

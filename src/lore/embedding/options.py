@@ -1,4 +1,4 @@
-"""How texts become vectors: what a user may choose, and what a fingerprint must tell."""
+"""`EncoderOptions`: the choices of how texts become vectors."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -11,6 +11,9 @@ Pooling = Literal["last", "mean", "first"]
 OnLong = Literal["error", "drop", "left", "right"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
+_RENAMED = {"on_long": "truncation"}
+_REMOVED = frozenset({"compile"})  # it gained nothing, and changed no vector by more than rounding
+
 
 @dataclass(frozen=True)
 class EncoderOptions:
@@ -19,30 +22,28 @@ class EncoderOptions:
     Attributes:
         pooling: which hidden states make the vector: that of the last token, their mean, or that of the first token.
         max_length: tokens of a conversation at most; the model's own limit by default.
-        on_long: what happens to a longer one: "error" refuses it, "drop" leaves out its comparisons, "left" and
+        truncation: what happens to a longer one: "error" refuses it, "drop" leaves out its comparisons, "left" and
             "right" cut that end.
         dtype: of the computation; float32 on a CPU and bfloat16 on a GPU by default.
         storage: of the vectors that are kept; float32 by default.
         batch_tokens: tokens of one batch at most, padding included; what suits the device by default.
         device_map: for models that span devices, as in `transformers` (needs `accelerate`).
         attention: an implementation that `transformers` knows; the fastest that is installed by default.
-        compile: whether to compile the model with `torch.compile`.
         share_prompts: whether responses to one prompt share its key-value cache, where the model allows it.
     """
 
     pooling: Pooling | None = None
     max_length: int | None = None
-    on_long: OnLong | None = None
+    truncation: OnLong | None = None
     dtype: DtypeName | None = None
     storage: DtypeName = "float32"
     batch_tokens: int | None = None
     device_map: str | None = None
     attention: str | None = None
-    compile: bool = False
     share_prompts: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("pooling", Pooling), ("on_long", OnLong), ("dtype", DtypeName), ("storage", DtypeName)):
+        for name, kind in (("pooling", Pooling), ("truncation", OnLong), ("dtype", DtypeName), ("storage", DtypeName)):
             value = getattr(self, name)
             if value not in (*get_args(kind), None):
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")
@@ -52,12 +53,24 @@ class EncoderOptions:
             raise ConfigError(f"`batch_tokens` must be 1 or more, got {self.batch_tokens}")
 
     def to_json(self) -> dict[str, Any]:
-        """The choices that differ from the defaults, as JSON values."""
+        """Return the choices that differ from the defaults, as JSON values."""
         plain = asdict(EncoderOptions())
         return {name: value for name, value in asdict(self).items() if value != plain[name]}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EncoderOptions":
+        """Return the choices that `to_json` wrote, of this version or an earlier one.
+
+        Raises:
+            ConfigError: there is a choice that no version had.
+        """
+        renamed = {_RENAMED.get(name, name): value for name, value in values.items() if name not in _REMOVED}
+        if unknown := sorted(renamed.keys() - cls.__dataclass_fields__.keys()):
+            raise ConfigError(f"unknown choice of the encoder `{unknown[0]}`; read it with the version that wrote it")
+        return cls(**renamed)
+
 
 def torch_dtype(name: DtypeName) -> torch.dtype:
-    """The dtype of a name."""
-    found: torch.dtype = getattr(torch, name)
-    return found
+    """Return the dtype of a name."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

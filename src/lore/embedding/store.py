@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lore.embedding.encoded import Encoded, Encoder, Fingerprint
-from lore.embedding.encoders import load_encoder
-from lore.embedding.folder import Contents, Keys, StoreFolder, as_keys
+from lore.data.messages import conversation_key
+from lore.data.preferences import Preferences
+from lore.embedding.encoder import Encoded, Encoder, Fingerprint
+from lore.embedding.load import load_encoder
 from lore.embedding.options import EncoderOptions
+from lore.embedding.shards import Contents, Keys, StoreFolder, as_keys
 from lore.embedding.tokens import CUT, DROPPED, Conversation
+from lore.embedding.workers import workers
 from lore.errors import StoreError
 from lore.files import replacing
-from lore.preferences import Preferences, conversation_key
 from lore.progress import Progress, silent
 
 _SHARD = 512  # conversations that a run loses at most when it is killed
@@ -52,16 +54,16 @@ class Embeddings:
         return len(self.keys)
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
-        """The row of each key, `[keys]`; -1 for what is not there."""
+        """Return the row of each key, `[keys]`; -1 for what is not there."""
         if not len(self):
             return np.full(len(keys), -1)
         wanted = as_keys(keys)
-        place = np.searchsorted(self.keys, wanted, sorter=self._order).clip(max=len(self) - 1)
-        rows = self._order[place]
+        position = np.searchsorted(self.keys, wanted, sorter=self._order).clip(max=len(self) - 1)
+        rows = self._order[position]
         return np.where(self.keys[rows] == wanted, rows, -1)
 
     def rows(self, preferences: Preferences) -> Tensor:
-        """The row of `vectors` for each conversation of a table, int64 `[rows]`.
+        """Return the row of `vectors` for each conversation of a table, int64 `[rows]`.
 
         Raises:
             StoreError: a conversation has not been embedded.
@@ -73,13 +75,13 @@ class Embeddings:
             )
         return torch.from_numpy(rows)
 
-    def too_long(self, preferences: Preferences) -> "TooLong":
-        """What the length limit did to the conversations of a table that have been embedded, side by side."""
+    def truncation_counts(self, preferences: Preferences) -> "TruncationCounts":
+        """Count what the length limit did to the embedded conversations of a table, by side of the comparison."""
         rows = self.find(preferences.conversation_keys())
         status = np.zeros(len(rows), dtype=np.uint8)
         status[rows >= 0] = self.status.numpy()[rows[rows >= 0]]
         chosen, rejected = status[preferences.chosen], status[preferences.rejected]
-        return TooLong(
+        return TruncationCounts(
             cut=int((status == CUT).sum()),
             dropped=int((status == DROPPED).sum()),
             chosen=int((chosen != 0).sum()),
@@ -126,8 +128,8 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
-class TooLong:
-    """How many conversations were longer than the limit, and on which side of a comparison.
+class TruncationCounts:
+    """Counts of conversations that were longer than the limit, by side of the comparison.
 
     Attributes:
         cut: conversations that lost an end.
@@ -144,7 +146,7 @@ class TooLong:
     comparisons: int
 
     def message(self) -> str | None:
-        """What a report says of it; None if there is nothing to say."""
+        """Return the sentence for a report; None if nothing was truncated."""
         if not self.cut + self.dropped:
             return None
         sides = f"the chosen side of {self.chosen} comparisons and the rejected side of {self.rejected}"
@@ -181,33 +183,28 @@ def encode(
     """
     encoder = load_encoder(encoder, options, preferences) if isinstance(encoder, str) else encoder
     folder = None if store is None else StoreFolder(Path(store))
-    known = _nothing(encoder) if folder is None else _begun(folder, encoder)
+    existing = _nothing(encoder) if folder is None else _begun(folder, encoder)
     keys = preferences.conversation_keys()
-    shards = _shards(preferences, np.flatnonzero(known.find(keys) < 0))
+    shards = _shards(preferences, np.flatnonzero(existing.find(keys) < 0))
     shards = shards[int(os.environ.get("RANK", "0")) :: workers()]  # of this process
     made: list[Contents] = []
     done, total = 0, sum(map(len, shards))
     for rows in shards:
         progress("embedding", done, total)
         encoded = _finite(encoder.encode([preferences.conversation(row) for row in rows]))
-        own = [keys[row] for row in rows]
+        shard_keys = [keys[row] for row in rows]
         if folder is None:
-            made.append(Contents(as_keys(own), encoded.status, encoded.vectors))
+            made.append(Contents(as_keys(shard_keys), encoded.status, encoded.vectors))
         else:
-            folder.append(own, encoded)
+            folder.append(shard_keys, encoded)
         done += len(rows)
     progress("embedding", total, total)
     _log.info("embedded %d conversations, %d were in the store", total, len(keys) - total)
     if folder is None:
-        return _joined(known, made)
+        return _joined(existing, made)
     if workers() == 1:
         folder.merge()
     return Embeddings.load(folder.path)
-
-
-def workers() -> int:
-    """Processes that `torchrun` started; one where there is none."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _shards(preferences: Preferences, missing: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -222,8 +219,8 @@ def _shards(preferences: Preferences, missing: NDArray[np.int64]) -> list[NDArra
 
 def missing_shards(preferences: Preferences, folder: Path) -> list[NDArray[np.int64]]:
     """Rows of a table that a store does not hold, shard by shard: for those who hand out the work themselves."""
-    known = Embeddings.load(folder, verify=True)
-    return _shards(preferences, np.flatnonzero(known.find(preferences.conversation_keys()) < 0))
+    existing = Embeddings.load(folder, verify=True)
+    return _shards(preferences, np.flatnonzero(existing.find(preferences.conversation_keys()) < 0))
 
 
 def _finite(encoded: Encoded) -> Encoded:
@@ -246,11 +243,11 @@ def _nothing(encoder: Encoder) -> Embeddings:
     return _embeddings(nothing, encoder.fingerprint, encoder.reference)
 
 
-def _joined(known: Embeddings, made: Sequence[Contents]) -> Embeddings:
+def _joined(existing: Embeddings, made: Sequence[Contents]) -> Embeddings:
     if not made:
-        return known
+        return existing
     return replace(
-        known,
+        existing,
         vectors=torch.cat([part.vectors for part in made]),
         keys=np.concatenate([part.keys for part in made]),
         status=torch.cat([part.status for part in made]),

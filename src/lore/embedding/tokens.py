@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lore.data.messages import Messages, as_json
 from lore.embedding.options import EncoderOptions, OnLong
 from lore.errors import EncoderError
-from lore.preferences import Turns, as_json
 
-Conversation = tuple[Turns, Turns]
+Conversation = tuple[Messages, Messages]
 
 WHOLE, CUT, DROPPED = 0, 1, 2  # what the limit did to a conversation
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TokenizedBatch:
     """Tokens of conversations within the limit.
 
     Attributes:
@@ -30,26 +30,26 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """How many tokens a conversation may have, and what happens to a longer one."""
+class LengthLimit:
+    """The most tokens a conversation may have, and what happens to a longer one."""
 
     tokens: int
-    on_long: OnLong
+    truncation: OnLong
 
     @classmethod
-    def of(cls, name: str, options: EncoderOptions, *, most: int, usual: int, on_long: OnLong) -> "Limit":
-        """What the options say, or what is usual for an encoder that reads `most` tokens.
+    def of(cls, name: str, options: EncoderOptions, *, maximum: int, usual: int, truncation: OnLong) -> "LengthLimit":
+        """Return the limit in the options, or the usual one of an encoder that reads `maximum` tokens.
 
         Raises:
             EncoderError: the options allow more than the encoder reads.
         """
-        if options.max_length is not None and options.max_length > most:
+        if options.max_length is not None and options.max_length > maximum:
             raise EncoderError(
-                f"encoder {name!r} reads {most} tokens at most, got `max_length` {options.max_length}; lower it"
+                f"encoder {name!r} reads {maximum} tokens at most, got `max_length` {options.max_length}; lower it"
             )
-        return cls(options.max_length or min(usual, most), options.on_long or on_long)
+        return cls(options.max_length or min(usual, maximum), options.truncation or truncation)
 
-    def fit(self, tokens: Sequence[list[int]], keep_first: int | None) -> Fitted:
+    def fit(self, tokens: Sequence[list[int]], keep_first: int | None) -> TokenizedBatch:
         """Cut, drop or refuse what is too long.
 
         Args:
@@ -60,19 +60,21 @@ class Limit:
             EncoderError: a conversation is too long and the policy is "error".
         """
         status = torch.tensor([len(row) > self.tokens for row in tokens], dtype=torch.uint8)
-        if self.on_long == "error" and bool(status.any()):
+        if self.truncation == "error" and bool(status.any()):
             longest = max(len(row) for row in tokens)
             raise EncoderError(
                 f"{int(status.sum())} conversations are longer than `max_length` {self.tokens} tokens (the longest has "
                 f"{longest}); raise --max-length, or choose what happens to them with --on-long drop, left or right"
             )
-        if self.on_long == "drop":
-            return Fitted([row if len(row) <= self.tokens else [] for row in tokens], DROPPED * status)
-        return Fitted([self._cut(row, keep_first) if len(row) > self.tokens else row for row in tokens], CUT * status)
+        if self.truncation == "drop":
+            return TokenizedBatch([row if len(row) <= self.tokens else [] for row in tokens], DROPPED * status)
+        return TokenizedBatch(
+            [self._cut(row, keep_first) if len(row) > self.tokens else row for row in tokens], CUT * status
+        )
 
     def _cut(self, row: list[int], keep_first: int | None) -> list[int]:
-        """The first tokens and the one that ends it; or the last ones, after the one that begins it."""
-        if self.on_long == "right":
+        """Return the first tokens and the one that ends it; or the last ones, after the one that begins it."""
+        if self.truncation == "right":
             return [*row[: self.tokens - 1], row[-1]]
         if row[0] == keep_first:
             return [row[0], *row[len(row) - self.tokens + 1 :]]
@@ -92,14 +94,14 @@ class ChatTokens:
         self.tokenizer, self._name = tokenizer, name
 
     def of(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """The tokens of each conversation."""
+        """Return the tokens of each conversation."""
         import jinja2
 
         if not conversations:
             return []
         try:
             # Templates that write today's date would give another vector every day.
-            found: list[list[int]] = self.tokenizer.apply_chat_template(
+            tokens: list[list[int]] = self.tokenizer.apply_chat_template(
                 [as_json((*prompt, *response)) for prompt, response in conversations],
                 return_dict=False,
                 sanitize_control_tokens=True,
@@ -111,4 +113,4 @@ class ChatTokens:
                 f"the chat template of encoder {self._name!r} refuses a conversation ({reason}); use roles and an "
                 "order of turns that it takes, or a template that takes these"
             ) from None
-        return found
+        return tokens

@@ -1,4 +1,4 @@
-"""Who may do what: the tenant and the scopes come from the token, never from the request."""
+"""Access rights: the tenant and the scopes come from the token, never from the request."""
 
 import base64
 import binascii
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 
-from lore.serve.limits import Buckets
+from lore.serve.limits import RateLimiter
 from lore.serve.service import TENANT
-from lore.users import SCOPES, UserStore
+from lore.serve.store.tokens import SCOPES, TokenStore
 
 
 @dataclass(frozen=True)
 class Caller:
-    """For whom a request is answered."""
+    """The tenant and scopes that a request is answered for."""
 
     tenant: str
     scopes: frozenset[str]
@@ -23,17 +23,17 @@ class Caller:
 class Access:
     """Asks every request for a token, where there are any; without any the server is on this machine only."""
 
-    def __init__(self, store: UserStore, buckets: Buckets, *, needs_token: bool) -> None:
-        self._store, self._buckets, self._needs_token = store, buckets, needs_token
+    def __init__(self, tokens: TokenStore, rate_limiter: RateLimiter, *, needs_token: bool) -> None:
+        self._tokens, self._rate_limiter, self._needs_token = tokens, rate_limiter, needs_token
 
     def allowed(self, scope: str) -> Callable[[Request], Caller]:
-        """A dependency that refuses whoever may not."""
+        """Return a dependency that refuses callers without a scope."""
 
         def caller(request: Request) -> Caller:
-            given = _given(request.headers.get("authorization", ""))
+            presented = _given(request.headers.get("authorization", ""))
             if not self._needs_token:
                 return self._counted("", Caller(TENANT, SCOPES))
-            token = self._store.token(given) if given is not None else None
+            token = self._tokens.find(presented) if presented is not None else None
             if token is None:
                 raise HTTPException(
                     401,
@@ -47,14 +47,14 @@ class Access:
         return caller
 
     def _counted(self, holder: str, caller: Caller) -> Caller:
-        wait = self._buckets.wait(holder)
+        wait = self._rate_limiter.wait(holder)
         if wait > 0:
             raise HTTPException(429, "too many requests of this token", {"Retry-After": str(int(wait) + 1)})
         return caller
 
 
 def _given(header: str) -> str | None:
-    """The token in a header: `Bearer TOKEN`, or Basic with the token as the password, which browsers ask for."""
+    """Return the token in a header: `Bearer TOKEN`, or Basic with the token as the password, which browsers ask for."""
     kind, _, value = header.partition(" ")
     if kind.lower() == "bearer":
         return value.strip()

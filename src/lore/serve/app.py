@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from lore.embedding import load_encoder
+from lore.embedding.encoder import Encoder
+from lore.embedding.load import load_encoder
 from lore.errors import ConfigError, LoreError, MissingExtra
-from lore.run import Run
+from lore.runs.artifacts import Run
+from lore.runs.folder import RunFolder
 
 try:
     import sqlalchemy.exc
@@ -24,18 +26,18 @@ except ImportError:  # pragma: no cover - the extra is installed wherever the te
 
 from lore.serve import routes
 from lore.serve.access import Access
-from lore.serve.database import Database
-from lore.serve.limits import Buckets, Gate, Limits
+from lore.serve.admission import AdmissionQueue
+from lore.serve.limits import Limits, LimitsMiddleware, RateLimiter
 from lore.serve.metrics import Metrics
 from lore.serve.schemas import Problem
-from lore.serve.service import ConflictError, GoneError, NotYetError, Service
-from lore.serve.turnstile import Turnstile
+from lore.serve.service import ConflictError, ErasedError, NotYetError, Service
+from lore.serve.store.database import Database
 from lore.serve.vectors import EncoderDownError
 
 HOST = "127.0.0.1"
 _OWN_HOSTS = (HOST, "localhost", "::1")
 _LOG = logging.getLogger("lore.serve")
-_STATUS: dict[type[LoreError], int] = {ConflictError: 409, GoneError: 410, NotYetError: 409, EncoderDownError: 503}
+_STATUS: dict[type[LoreError], int] = {ConflictError: 409, ErasedError: 410, NotYetError: 409, EncoderDownError: 503}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": meaning}
     for status, meaning in {
@@ -43,7 +45,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         403: "the token lacks a scope, or without tokens the request is for another host",
         408: "the request did not arrive in time",
         409: "an `event_id` was used for another choice, or the version is not known here yet",
-        410: "the person was erased",
+        410: "the user was erased",
         413: "longer than this server takes",
         422: "not what this route takes",
         429: "too many requests of this token",
@@ -55,30 +57,37 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 class Application:
     """A run in service, and what was opened for it."""
 
-    def __init__(self, run: str | Path, database: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        run: str | Path,
+        database: str | None = None,
+        limits: Limits | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
         """Open the database, load the run and its encoder.
 
         Args:
             run: the RUN folder.
-            database: of people's choices: a SQLite file, `feedback.sqlite` in the run by default, or a URL.
+            database: of users' choices: a SQLite file, `feedback.sqlite` in the run by default, or a URL.
             limits: of what is taken.
+            encoder: that of the run; loaded by its name by default.
 
         Raises:
             LoreError: the run or the database cannot be used.
         """
-        found = Run.load(run)
-        encoder = load_encoder(found.encoder, found.options)
+        finished = Run.load(run)
+        encoder = encoder or load_encoder(finished.encoder, finished.options)
         self.limits, self.metrics = limits or Limits(), Metrics()
-        self.turnstile = Turnstile(self.limits.computing, self.limits.patience)
-        self._database = Database(database or str(Path(run) / "feedback.sqlite"))
+        self.turnstile = AdmissionQueue(self.limits.computing, self.limits.patience)
+        self._database = Database(database or str(RunFolder(Path(run)).feedback))
         try:
-            self.service = Service(found, encoder, self._database.store, self.turnstile.pause)
+            self.service = Service(finished, encoder, self._database.store, self.turnstile.released)
         except LoreError:
             self._database.close()
             raise
-        self.needs_token = bool(self._database.store.tokens())
-        buckets = Buckets(self.limits.rate, self.limits.burst)
-        self.access = Access(self._database.store, buckets, needs_token=self.needs_token)
+        self.needs_token = bool(self._database.store.tokens.all())
+        rate_limiter = RateLimiter(self.limits.rate, self.limits.burst)
+        self.access = Access(self._database.store.tokens, rate_limiter, needs_token=self.needs_token)
 
     def close(self) -> None:
         """Finish what was accepted, and release everything."""
@@ -86,7 +95,7 @@ class Application:
         self._database.close()
 
     def routed(self) -> FastAPI:
-        """The routes, without the gate."""
+        """Return the routes, without the gate."""
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -97,28 +106,33 @@ class Application:
 
         app = FastAPI(
             title="LoRe",
-            summary="Personal rewards: orders responses for one person and learns from what they choose.",
+            summary="Personal rewards: orders responses for one user and learns from what they choose.",
             lifespan=lifespan,
             openapi_url=None,
             responses=_REFUSALS,
         )
-        for router in (routes.operating, routes.steering, routes.ranking, routes.people):
+        for router in (routes.ops_routes, routes.admin_routes, routes.ranking_routes, routes.user_routes):
             app.include_router(router(self.service, self.access, self.metrics))
         _name_refusals(app)
         return app
 
-    def gated(self) -> Gate:
-        """The ASGI application."""
-        return Gate(self.routed(), self.limits, self.metrics, self.turnstile, local=not self.needs_token)
+    def gated(self) -> LimitsMiddleware:
+        """Return the ASGI application."""
+        return LimitsMiddleware(self.routed(), self.limits, self.metrics, self.turnstile, local=not self.needs_token)
 
 
-def create_app(run: str | Path, database: str | Path | None = None, limits: Limits | None = None) -> Gate:
-    """The ASGI application for a RUN folder; arguments as for `Application`."""
-    return Application(run, None if database is None else str(database), limits).gated()
+def create_app(
+    run: str | Path,
+    database: str | Path | None = None,
+    limits: Limits | None = None,
+    encoder: Encoder | None = None,
+) -> LimitsMiddleware:
+    """Return the ASGI application for a RUN folder; arguments as for `Application`."""
+    return Application(run, None if database is None else str(database), limits, encoder).gated()
 
 
 def _name_refusals(app: FastAPI) -> None:
-    """What each error is answered with; texts and ids stay out of the log."""
+    """Set what each error is answered with; texts and ids stay out of the log."""
 
     @app.exception_handler(LoreError)
     def refuse(_: Request, error: LoreError) -> JSONResponse:
@@ -128,8 +142,8 @@ def _name_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def unfit(_: Request, error: RequestValidationError) -> JSONResponse:
         # What was sent is not sent back: it may be long, secret, or no text that JSON can hold.
-        found = [{"where": [_sayable(part) for part in one["loc"]], "why": one["msg"]} for one in error.errors()]
-        return JSONResponse({"detail": found}, 422)
+        details = [{"where": [_sayable(part) for part in one["loc"]], "why": one["msg"]} for one in error.errors()]
+        return JSONResponse({"detail": details}, 422)
 
     @app.exception_handler(sqlalchemy.exc.SQLAlchemyError)
     def unavailable(_: Request, error: sqlalchemy.exc.SQLAlchemyError) -> JSONResponse:
@@ -151,7 +165,12 @@ def _problem(status: int, detail: str) -> JSONResponse:
 
 
 def serve(
-    run: str | Path, port: int, host: str = HOST, database: str | None = None, limits: Limits | None = None
+    run: str | Path,
+    port: int,
+    host: str = HOST,
+    database: str | None = None,
+    limits: Limits | None = None,
+    encoder: Encoder | None = None,
 ) -> None:
     """Serve a RUN folder until it is interrupted.
 
@@ -159,11 +178,11 @@ def serve(
         ConfigError: the host is not this machine, and there are no tokens.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    own = Application(run, database, limits)
-    if host not in _OWN_HOSTS and not own.needs_token:
-        own.close()
+    application = Application(run, database, limits, encoder)
+    if host not in _OWN_HOSTS and not application.needs_token:
+        application.close()
         raise ConfigError(
             f"`host` {host} is open to others, and there are no tokens; make one with `lore token RUN --create TENANT`"
         )
     torch.set_num_threads(1)  # requests run side by side; threads of their own would only wait for each other
-    uvicorn.run(own.gated(), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(application.gated(), host=host, port=port, log_level="warning", access_log=False)

@@ -11,7 +11,7 @@ try:
 except ImportError:  # pragma: no cover - the extra is installed wherever the tests run
     raise MissingExtra("httpx", "serve") from None
 
-Said = str | Sequence[dict[str, str]]  # a text, or chat turns
+Content = str | Sequence[dict[str, str]]  # a text, or chat messages
 
 
 class ServerError(LoreError):
@@ -60,13 +60,13 @@ class Client:
     def rerank(
         self,
         user: str | None,
-        query: Said,
-        documents: Sequence[Said],
+        query: Content,
+        documents: Sequence[Content],
         *,
         min_version: int = 0,
         model_version: str | None = None,
     ) -> dict[str, Any]:
-        """Order responses for a person; for the population where `user` is None."""
+        """Order responses for a user; for the population where `user` is None."""
         body = {
             "user": user,
             "query": query,
@@ -76,7 +76,7 @@ class Client:
         }
         return self._ask("POST", "/v1/rerank", body)
 
-    def score(self, user: str | None, prompt: Said, responses: Sequence[Said]) -> list[float]:
+    def score(self, user: str | None, prompt: Content, responses: Sequence[Content]) -> list[float]:
         """Rewards of responses to one prompt."""
         rewards: list[float] = self._ask(
             "POST", "/v1/score", {"user": user, "prompt": prompt, "responses": list(responses)}
@@ -84,35 +84,35 @@ class Client:
         return rewards
 
     def feedback(self, user: str, comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Send choices of a person; each has `chosen`, `rejected`, and optionally `prompt` and `event_id`."""
+        """Send choices of a user; each has `chosen`, `rejected`, and optionally `prompt` and `event_id`."""
         return self._ask("POST", f"{_path(user)}/feedback", {"comparisons": list(comparisons)})
 
     def user(self, user: str) -> dict[str, Any]:
-        """What is known of a person."""
+        """Return the state of a user."""
         return self._ask("GET", _path(user))
 
-    def next(self, user: str, prompt: Said = "", candidates: Sequence[Said] | None = None) -> dict[str, Any]:
-        """What to ask a person next, among some responses or those of the run."""
+    def next(self, user: str, prompt: Content = "", candidates: Sequence[Content] | None = None) -> dict[str, Any]:
+        """Return what to ask a user next, among some responses or those of the run."""
         if candidates is None:
             return self._ask("GET", f"{_path(user)}/next")
         return self._ask("POST", f"{_path(user)}/next", {"prompt": prompt, "candidates": list(candidates)})
 
     def export(self, user: str) -> list[dict[str, Any]]:
-        """All that is kept of a person."""
+        """All that is kept of a user."""
         rows: list[dict[str, Any]] = self._ask("GET", f"{_path(user)}/export")["comparisons"]
         return rows
 
     def erase(self, user: str) -> dict[str, Any]:
-        """Remove all that is kept of a person, for good; the receipt."""
+        """Remove all that is kept of a user, for good; the receipt."""
         return self._ask("DELETE", _path(user))
 
     def models(self) -> list[dict[str, Any]]:
-        """The models that are served, and how each did."""
-        found: list[dict[str, Any]] = self._ask("GET", "/v1/models")["models"]
-        return found
+        """Return the models that are served, and how each did."""
+        models: list[dict[str, Any]] = self._ask("GET", "/v1/models")["models"]
+        return models
 
     def overview(self) -> dict[str, Any]:
-        """People, accuracy over time, load and models, as the operator's page shows them."""
+        """Users, accuracy over time, load and models, as the operator's page shows them."""
         return self._ask("GET", "/v1/overview")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

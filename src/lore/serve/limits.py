@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from lore.errors import ConfigError
+from lore.serve.admission import AdmissionQueue
 from lore.serve.metrics import Metrics
-from lore.serve.turnstile import Turnstile
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -32,7 +32,7 @@ _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes.
+    """Limits on what one server takes.
 
     Attributes:
         body: bytes of a request.
@@ -66,7 +66,7 @@ class Limits:
             raise ConfigError(f"`rate` must be 0 (no limit) or more, got {self.rate}")
 
 
-class Buckets:
+class RateLimiter:
     """Token buckets: how many requests each holder may still send now."""
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -80,8 +80,8 @@ class Buckets:
             return 0.0
         now = time.monotonic()
         with self._lock:
-            left, at = self._left.get(holder, (float(self._burst), now))
-            left = min(left + (now - at) * self._rate, float(self._burst))
+            left, since = self._left.get(holder, (float(self._burst), now))
+            left = min(left + (now - since) * self._rate, float(self._burst))
             if left < 1:
                 self._left[holder] = (left, now)
                 return (1 - left) / self._rate
@@ -89,11 +89,11 @@ class Buckets:
             return 0.0
 
 
-class Gate:
-    """Around the application: turns away what is too much, counts and logs the rest, names no person and no text."""
+class LimitsMiddleware:
+    """Around the application: turns away what is too much, counts and logs the rest, names no user and no text."""
 
     def __init__(
-        self, app: Application, limits: Limits, metrics: Metrics, turnstile: Turnstile, *, local: bool = False
+        self, app: Application, limits: Limits, metrics: Metrics, turnstile: AdmissionQueue, *, local: bool = False
     ) -> None:
         """Stand before `app`; `local` refuses requests that were meant for another host than this machine."""
         self._app, self._limits, self._metrics, self._turnstile = app, limits, metrics, turnstile
@@ -170,7 +170,7 @@ class Gate:
 
 
 def _decoded(raw: bytes) -> str:
-    """A path whose slashes and per cents within a segment stay encoded."""
+    """Return a path whose slashes and per cents within a segment stay encoded."""
     parts = _KEPT.split(raw.partition(b"?")[0].decode("ascii", "replace"))
     return "".join(part if _KEPT.fullmatch(part) else unquote(part) for part in parts)
 
@@ -181,27 +181,27 @@ def _host(scope: Message) -> str:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once more, and then what comes after it."""
-    given = False
+    """Replay a body that was read, and then what comes after it."""
+    sent = False
 
     async def replayed() -> Message:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
 
 
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The body, or None if it is longer than `most` bytes."""
+async def _read(receive: Receive, max_bytes: int) -> bytes | None:
+    """Return the body, or None if it is longer than `max_bytes`."""
     parts, size = [], 0
     while True:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)
-        if size > most:
+        if size > max_bytes:
             return None
         parts.append(part)
         if not message.get("more_body", False):
@@ -209,7 +209,7 @@ async def _read(receive: Receive, most: int) -> bytes | None:
 
 
 def _depth(body: bytes) -> int:
-    """How deep brackets are nested outside of strings."""
+    """Return how deep brackets are nested outside of strings."""
     depth = deepest = 0
     for byte in _NOT_BRACKETS.sub(b"", _STRING.sub(b"", body)):
         depth += 1 if byte in b"[{" else -1

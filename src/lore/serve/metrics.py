@@ -1,4 +1,4 @@
-"""What a server counts: for Prometheus, and of the last minutes for its own page."""
+"""Counters of a server: for Prometheus, and of the last minutes for its own page."""
 
 import time
 from collections import deque
@@ -29,7 +29,7 @@ class Span:
         slowest: of them, in seconds.
     """
 
-    at: float
+    start: float
     requests: int = 0
     refused: int = 0
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Span:
 
 
 class Metrics:
-    """Counters of one application; nothing in them names a person."""
+    """Counters of one application; nothing in them names a user."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -54,9 +54,9 @@ class Metrics:
         """Count one answer."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
-        at = time.time() // SPAN * SPAN
-        if not self._load or self._load[-1].at != at:
-            self._load.append(Span(at))
+        start = time.time() // SPAN * SPAN
+        if not self._load or self._load[-1].start != start:
+            self._load.append(Span(start))
         span = self._load[-1]
         span.requests += 1
         span.refused += status in (429, 503)
@@ -64,7 +64,7 @@ class Metrics:
         span.slowest = max(span.slowest, seconds)
 
     def load(self) -> list[Span]:
-        """The last ten minutes, spans without requests left out."""
+        """Return the spans of the last ten minutes, without those that had no requests."""
         return list(self._load)
 
     def text(self) -> bytes:

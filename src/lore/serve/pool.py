@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lore.basis import RewardBasis
+from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.embedding.tokens import Conversation
 from lore.errors import DataError
-from lore.preferences import Preferences
-from lore.questionnaire import questions_of
+from lore.fitting.basis import RewardBasis
+from lore.runs.questionnaire import candidate_pairs
 
 
 @dataclass(frozen=True)
 class Pool:
     """A run's responses, their vectors and the pairs to ask about, which belong together.
 
-    A request reads one pool to its end: when somebody is erased from the run meanwhile, the rows of the table before
+    A request reads one pool to its end: when a user is erased from the run meanwhile, the rows of the table before
     are not looked up in the table after.
 
     Attributes:
@@ -35,28 +35,28 @@ class Pool:
 
     @classmethod
     def of(cls, preferences: Preferences, embeddings: Embeddings) -> "Pool":
-        """The responses of a table, as vectors of a store."""
+        """Return the responses of a table, as vectors of a store."""
         vectors = embeddings.vectors[embeddings.rows(preferences)].float()
         numbers = {key: row for row, key in enumerate(preferences.conversation_keys())}
-        return cls(preferences, vectors, questions_of(preferences, seed=0), numbers)
+        return cls(preferences, vectors, candidate_pairs(preferences, seed=0), numbers)
 
     def conversation(self, row: int) -> Conversation:
-        """What a row says."""
+        """Return the conversation of a row."""
         return self.preferences.conversation(row)
 
-    def unjudged(self, judged: Sequence[tuple[bytes, bytes]]) -> Tensor | None:
-        """The questions but those that somebody has answered, by the keys of what they compared.
+    def unjudged(self, compared: Sequence[tuple[bytes, bytes]]) -> Tensor | None:
+        """Return the questions but those that a user has answered, by the keys of what they compared.
 
         Raises:
             DataError: none is left.
         """
         left = self.questions
-        if left is not None and judged:
-            known = torch.tensor([[self.numbers.get(key, -1) for key in both] for both in judged], dtype=torch.long)
+        if left is not None and compared:
+            rows = torch.tensor([[self.numbers.get(key, -1) for key in both] for both in compared], dtype=torch.long)
             code = torch.tensor([len(self.vectors), 1])  # makes one number of two rows
-            left = left[~torch.isin(left @ code, known.sort(dim=1).values @ code)]
+            left = left[~torch.isin(left @ code, rows.sort(dim=1).values @ code)]
         if left is not None and len(left) == 0:
-            raise DataError("this person has judged every pair that the run has; give `candidates`")
+            raise DataError("this user has judged every pair that the run has; give `candidates`")
         return left
 
     def along(self, basis: RewardBasis, column: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What requests and answers hold, and what of it is refused before anything is done."""
+"""Schemas of requests and answers; what does not fit is refused before anything is done."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -7,15 +7,15 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from lore.preferences import ROLES, Turns
+from lore.data.messages import ROLES, Messages
 
-_MOST_CHARACTERS = 1_000_000  # of a text
-_MOST_DOCUMENTS = 1_000
-_MOST_TURNS = 1_000
+_MAX_CHARACTERS = 1_000_000  # of a text
+_MAX_DOCUMENTS = 1_000
+_MAX_MESSAGES = 1_000
 
 
 def _storable(text: str) -> str:
-    """A text that can be stored and sent again."""
+    """Return a text that can be stored and sent again."""
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
     if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
@@ -29,10 +29,10 @@ def _role(role: str) -> str:
     return role
 
 
-Text = Annotated[str, Field(max_length=_MOST_CHARACTERS), AfterValidator(_storable)]
+Text = Annotated[str, Field(max_length=_MAX_CHARACTERS), AfterValidator(_storable)]
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
 # In a path a slash stays encoded until the route is found (`lore.serve.limits`).
-PathName = Annotated[Name, BeforeValidator(lambda given: unquote(given) if isinstance(given, str) else given)]
+PathName = Annotated[Name, BeforeValidator(lambda text: unquote(text) if isinstance(text, str) else text)]
 
 
 def _label(label: Any) -> Any:
@@ -47,19 +47,19 @@ Two = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class Strict(BaseModel):
-    """Nothing that nobody reads is taken."""
+    """Nothing that no user reads is taken."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Turn(Strict):
+class ChatMessage(Strict):
     """One turn of a chat."""
 
     role: Annotated[str, AfterValidator(_role)]
     content: Text
 
 
-Said = Text | Annotated[list[Turn], Field(min_length=1, max_length=_MOST_TURNS)]
+MessageContent = Text | Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
 
 
 class Document(BaseModel):
@@ -68,20 +68,22 @@ class Document(BaseModel):
     text: Text
 
 
-def turns_of(said: Any, role: str) -> Turns:
-    """A text as one turn of `role`, or chat turns; an empty text is none."""
-    if isinstance(said, Document):
-        said = said.text
-    if isinstance(said, str):
-        return ((role, said),) if said else ()
-    return tuple((turn.role, turn.content) for turn in said)
+def messages_of(content: Any, role: str) -> Messages:
+    """Return a text as one message of `role`, or chat messages; an empty text is none."""
+    if isinstance(content, Document):
+        content = content.text
+    if isinstance(content, str):
+        return ((role, content),) if content else ()
+    return tuple((message.role, message.content) for message in content)
 
 
 class RerankRequest(BaseModel):
-    """Candidates to order, in the shape of Cohere's and Jina's rerank endpoints, with the person whom it is for."""
+    """Candidates to order, in the shape of Cohere's and Jina's rerank endpoints, with the user whom it is for."""
 
-    query: Said = Field(default="", description="prompt, a text or chat turns")
-    documents: list[Said | Document] = Field(min_length=1, max_length=_MOST_DOCUMENTS, description="responses to it")
+    query: MessageContent = Field(default="", description="prompt, a text or chat messages")
+    documents: list[MessageContent | Document] = Field(
+        min_length=1, max_length=_MAX_DOCUMENTS, description="responses to it"
+    )
     user: Name | None = Field(default=None, description="whose order is asked for; the population's by default")
     top_n: Annotated[int, Field(ge=1)] | None = Field(default=None, description="how many are returned; all by default")
     return_documents: bool = Field(default=False, description="whether documents are returned")
@@ -116,17 +118,17 @@ class RerankAnswer(BaseModel):
 
 
 class ScoreRequest(Strict):
-    """Responses to one prompt, to be scored for a person."""
+    """Responses to one prompt, to be scored for a user."""
 
-    prompt: Said = ""
-    responses: list[Said] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
+    prompt: MessageContent = ""
+    responses: list[MessageContent] = Field(min_length=1, max_length=_MAX_DOCUMENTS)
     user: Name | None = None
     min_version: Annotated[int, Field(ge=0)] = 0
     model_version: Name | None = None
 
 
 class ScoreAnswer(BaseModel):
-    """A reward for each response, in order; comparable between responses to one prompt for one person only."""
+    """A reward for each response, in order; comparable between responses to one prompt for one user only."""
 
     rewards: list[float]
     truncated: list[bool]
@@ -139,16 +141,16 @@ class ScoreAnswer(BaseModel):
 class Choice(Strict):
     """One choice; the same `event_id` sent again is answered the same and not counted again."""
 
-    prompt: Said = ""
-    chosen: Said
-    rejected: Said
+    prompt: MessageContent = ""
+    chosen: MessageContent
+    rejected: MessageContent
     event_id: Name = Field(default_factory=lambda: uuid4().hex)
     weight: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 1.0
     label: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
 
 
 class FeedbackRequest(Strict):
-    """Choices of one person, which are committed together or not at all."""
+    """Choices of one user, which are committed together or not at all."""
 
     comparisons: list[Choice] = Field(min_length=1, max_length=1_000)
 
@@ -162,7 +164,7 @@ class FeedbackAnswer(BaseModel):
 
 
 class UserAnswer(BaseModel):
-    """What is known of a person."""
+    """The state of a user."""
 
     user: str
     personalized: bool
@@ -172,11 +174,11 @@ class UserAnswer(BaseModel):
     family: Literal["simplex", "gaussian"]
     weights: list[float]
     standard_deviations: list[float] | None
-    likes: list["Liking"]
+    describe_directions: list["DirectionExamples"]
 
 
-class Liking(BaseModel):
-    """A direction in which a person differs from the population, and the run's responses furthest along it."""
+class DirectionExamples(BaseModel):
+    """A direction in which a user differs from the population, and the run's responses furthest along it."""
 
     direction: int
     strength: float
@@ -185,14 +187,14 @@ class Liking(BaseModel):
 
 
 class ExportAnswer(BaseModel):
-    """All that is kept of a person, before it is erased."""
+    """All that is kept of a user, before it is erased."""
 
     user: str
     comparisons: list[dict[str, Any]]
 
 
 class EraseAnswer(BaseModel):
-    """What was removed; nothing of this person is accepted any more."""
+    """A receipt of what was removed; nothing of this user is accepted any more."""
 
     receipt: str
     events: int
@@ -203,8 +205,8 @@ class EraseAnswer(BaseModel):
 class QuestionRequest(Strict):
     """Responses to choose a question from."""
 
-    prompt: Said = ""
-    candidates: list[Said] = Field(min_length=2, max_length=200)
+    prompt: MessageContent = ""
+    candidates: list[MessageContent] = Field(min_length=2, max_length=200)
 
 
 class QuestionAnswer(BaseModel):
@@ -221,7 +223,7 @@ class QuestionAnswer(BaseModel):
 class RewardRequest(BaseModel):
     """OpenRLHF's: whole conversations as texts, and the prompts that they begin with."""
 
-    query: list[Text] = Field(min_length=1, max_length=_MOST_DOCUMENTS)
+    query: list[Text] = Field(min_length=1, max_length=_MAX_DOCUMENTS)
     prompts: list[Text] = Field(default_factory=list)
     labels: list[Annotated[Any, AfterValidator(_label)]] = Field(
         default_factory=list, description="user ids, where they are texts"
@@ -235,14 +237,14 @@ class RewardAnswer(BaseModel):
 
 
 class ModelGain(BaseModel):
-    """Accuracy less that of the model that answers; no interval from fewer than five people."""
+    """Accuracy less that of the model that answers; no interval from fewer than five users."""
 
     mean: float
     low: float | None
     high: float | None
 
 
-class ModelStanding(BaseModel):
+class ModelSummary(BaseModel):
     """A model that is served, and how it did on choices made after both it and the one that answers were there."""
 
     version: str
@@ -251,17 +253,17 @@ class ModelStanding(BaseModel):
     family: Literal["simplex", "gaussian"]
     rank: int
     gain: ModelGain | None
-    people: int
+    users: int
 
 
 class ModelsAnswer(BaseModel):
     """The models of this server."""
 
-    models: list[ModelStanding]
+    models: list[ModelSummary]
 
 
-class Place(BaseModel):
-    """Somebody on the plane along which tastes differ most; nobody is named."""
+class MapPoint(BaseModel):
+    """A user on the plane along which tastes differ most; no user is named."""
 
     x: float
     y: float
@@ -269,7 +271,7 @@ class Place(BaseModel):
 
 
 class AccuracySpan(BaseModel):
-    """How many choices of a span of time were foretold from those before it."""
+    """The accuracy of predicting the choices of a span of time from those before it."""
 
     until: float
     comparisons: int
@@ -282,7 +284,7 @@ class AccuracySpan(BaseModel):
 class Load(BaseModel):
     """Requests answered within some seconds."""
 
-    at: float
+    start: float
     requests: int
     refused: int
     mean_milliseconds: float
@@ -290,15 +292,15 @@ class Load(BaseModel):
 
 
 class OverviewAnswer(BaseModel):
-    """What an operator looks at."""
+    """The numbers that an operator looks at."""
 
-    people: int
+    users: int
     comparisons: int
-    map: list[Place]
+    map: list[MapPoint]
     accuracy: list[AccuracySpan]
     seconds: float = Field(description="of one entry of `load`")
     load: list[Load]
-    models: list[ModelStanding]
+    models: list[ModelSummary]
 
 
 class Problem(BaseModel):

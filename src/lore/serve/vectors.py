@@ -1,33 +1,33 @@
-"""Vectors of conversations: remembered, kept, or encoded now, together with whatever else is waiting."""
+"""Vectors of conversations: remembered, stored, or encoded now, together with whatever else is waiting."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lore.embedding import Embeddings, Encoder
+from lore.data.messages import conversation_key
+from lore.embedding.encoder import Encoder
+from lore.embedding.store import Embeddings
 from lore.embedding.tokens import DROPPED, WHOLE, Conversation
 from lore.errors import DataError, LoreError
-from lore.preferences import conversation_key
-from lore.serve.turnstile import Pause
-from lore.users import UserStore
+from lore.serve.admission import Released
+from lore.serve.batching import BatchingThread
+from lore.serve.store.vectors import VectorStore
 
-_MOST_AT_ONCE = 256  # conversations in one call of the encoder
-_REMEMBERED = 2**28  # bytes of vectors
+_MAX_CONVERSATIONS = 256  # in one call of the encoder
+_REMEMBERED = 2**28  # bytes of vectors in memory
 _CUT = b"\1"
 
-Kept = Callable[[Sequence[bytes]], dict[bytes, bytes]]
+StoredVectors = Callable[[Sequence[bytes]], dict[bytes, bytes]]
 
 
 class EncoderDownError(LoreError):
-    """The encoder failed on input that is fine: nothing can be scored, and nothing is invented."""
+    """A failure of the encoder on valid input: nothing can be scored, and nothing is invented."""
 
 
 @dataclass(frozen=True)
@@ -39,126 +39,106 @@ class Vector:
 
 
 def as_bytes(vector: Vector) -> bytes:
-    """A vector as it is kept: float32, the least significant byte first, and one more byte where the text was cut."""
+    """Return a vector as it is stored: float32, least significant byte first, and a byte more if the text was cut."""
     return vector.values.float().cpu().numpy().astype("<f4").tobytes() + (_CUT if vector.truncated else b"")
 
 
-def vector_of(kept: bytes) -> Vector:
-    """The vector that `as_bytes` wrote."""
-    cut = len(kept) % 4 != 0
-    return Vector(torch.from_numpy(np.frombuffer(kept[: len(kept) // 4 * 4], "<f4").copy()), cut)
+def vector_of(stored: bytes) -> Vector:
+    """Return the vector that `as_bytes` wrote."""
+    cut = len(stored) % 4 != 0
+    return Vector(torch.from_numpy(np.frombuffer(stored[: len(stored) // 4 * 4], "<f4").copy()), cut)
 
 
-def kept_vectors(embeddings: Embeddings, store: UserStore, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Those of some vectors that lie in a run, or in the database."""
+def stored_vectors(embeddings: Embeddings, store: VectorStore, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the vectors of these keys that lie in a run, or in the database."""
     rows = embeddings.find(list(keys)).tolist()
-    found = {
+    in_run = {
         key: as_bytes(Vector(embeddings.vectors[row], int(embeddings.status[row]) != WHOLE))
         for key, row in zip(keys, rows, strict=True)
         if row >= 0
     }
-    return found | store.vectors([key for key in keys if key not in found])
+    return in_run | store.get([key for key in keys if key not in in_run])
 
 
 class Vectors:
-    """The vectors of conversations, by what they say."""
+    """The vectors of conversations, by their content."""
 
-    def __init__(self, encoder: Encoder, kept: Kept, pause: Pause = nullcontext) -> None:
+    def __init__(self, encoder: Encoder, stored: StoredVectors, released: Released = nullcontext) -> None:
         """Begin the thread that encodes.
 
         Args:
             encoder: of the run.
-            kept: those of some vectors that lie on disk, by key, as float32 bytes.
-            pause: entered while somebody waits for the encoder.
+            stored: returns the vectors of keys that lie on disk, as float32 bytes.
+            released: entered while a request waits for the encoder.
         """
-        self._encoder, self._kept, self._pause = encoder, kept, pause
-        self._most = max(_REMEMBERED // (4 * encoder.dim), 1)
-        self._known: OrderedDict[bytes, Vector] = OrderedDict()
+        self._encoder, self._stored = encoder, stored
+        self._max_remembered = max(_REMEMBERED // (4 * encoder.dim), 1)
+        self._memory: OrderedDict[bytes, Vector] = OrderedDict()
         self._lock = threading.Lock()
-        self._waiting: SimpleQueue[_Wanted | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._encode_waiting, name="lore-encoder", daemon=True)
-        self._thread.start()
+        self._thread: BatchingThread[list[Conversation], list[Vector]] = BatchingThread(
+            "lore-encoder",
+            self._encode,
+            size=len,
+            max_size=_MAX_CONVERSATIONS,
+            retry_alone=True,
+            released=released,
+        )
 
     def close(self) -> None:
         """Encode what is waiting, and end the thread."""
-        self._waiting.put(None)
-        self._thread.join()
+        self._thread.close()
 
     def of(self, conversations: Sequence[Conversation]) -> list[Vector]:
-        """One vector a conversation, in order.
+        """Return one vector a conversation, in order.
 
         Raises:
             EncoderDownError: the encoder failed.
             DataError: a conversation is longer than the encoder reads, and such are refused or dropped.
         """
         keys = [conversation_key(*conversation) for conversation in conversations]
-        found = self._remembered(keys)
-        missing = {key: said for key, said in zip(keys, conversations, strict=True) if key not in found}
+        vectors = self._remembered(keys)
+        missing = {key: content for key, content in zip(keys, conversations, strict=True) if key not in vectors}
         if missing:
-            kept = self._kept(list(missing))
-            found |= {key: vector_of(kept[key]) for key in kept}
-            unknown = {key: said for key, said in missing.items() if key not in kept}
-            if unknown:
-                wanted = _Wanted(list(unknown.values()), Future())
-                self._waiting.put(wanted)
-                with self._pause():
-                    wait([wanted.vectors])
-                found |= dict(zip(unknown, wanted.vectors.result(), strict=True))
-            self._remember({key: found[key] for key in missing})
-        return [found[key] for key in keys]
+            vectors |= {key: vector_of(stored) for key, stored in self._stored(list(missing)).items()}
+            new = {key: content for key, content in missing.items() if key not in vectors}
+            if new:
+                vectors |= dict(zip(new, self._thread.submit(list(new.values())), strict=True))
+            self._remember({key: vectors[key] for key in missing})
+        return [vectors[key] for key in keys]
 
     def forget(self, keys: Sequence[bytes]) -> None:
-        """No longer remember these."""
+        """Remove vectors from memory."""
         with self._lock:
             for key in keys:
-                self._known.pop(key, None)
+                self._memory.pop(key, None)
 
     def _remembered(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         with self._lock:
-            found = {key: self._known[key] for key in keys if key in self._known}
-            for key in found:
-                self._known.move_to_end(key)
-        return found
+            vectors = {key: self._memory[key] for key in keys if key in self._memory}
+            for key in vectors:
+                self._memory.move_to_end(key)
+        return vectors
 
     def _remember(self, vectors: dict[bytes, Vector]) -> None:
         with self._lock:
-            self._known |= vectors
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
+            self._memory |= vectors
+            while len(self._memory) > self._max_remembered:
+                self._memory.popitem(last=False)
 
-    def _encode_waiting(self) -> None:
-        """Encode all that waits in one call, again and again."""
-        ending = False
-        while not ending:
-            first = self._waiting.get()
-            batch = [] if first is None else [first]
-            ending = first is None
-            while not self._waiting.empty() and sum(len(wanted.conversations) for wanted in batch) < _MOST_AT_ONCE:
-                more = self._waiting.get()
-                if more is None:
-                    ending = True
-                else:
-                    batch.append(more)
-            if batch:
-                self._answer(batch)
-
-    def _answer(self, batch: "Sequence[_Wanted]") -> None:
-        """The vectors of everybody who waits; if they cannot be had together, one after the other."""
+    def _encode(self, waiting: Sequence[list[Conversation]]) -> list[list[Vector]]:
+        """Encode the conversations of all requests in one call."""
         try:
-            vectors = self._encoded([said for wanted in batch for said in wanted.conversations])
+            vectors = self._encoded([content for conversations in waiting for content in conversations])
         except Exception as error:
-            if len(batch) > 1:
-                for wanted in batch:
-                    self._answer([wanted])
-                return
-            batch[0].vectors.set_exception(_explained(error))
-            return
-        for wanted in batch:
-            wanted.vectors.set_result(vectors[: len(wanted.conversations)])
-            vectors = vectors[len(wanted.conversations) :]
+            raise _explained(error) from error
+        results = []
+        for conversations in waiting:
+            results.append(vectors[: len(conversations)])
+            vectors = vectors[len(conversations) :]
+        return results
 
-    def _encoded(self, conversations: Sequence[Conversation]) -> list[Vector]:
-        encoded = self._encoder.encode(list(conversations))
+    def _encoded(self, conversations: list[Conversation]) -> list[Vector]:
+        encoded = self._encoder.encode(conversations)
         if bool((encoded.status == DROPPED).any()):
             raise DataError("a text is longer than the encoder reads; shorten it, or serve a run that cuts long texts")
         if not bool(encoded.vectors.isfinite().all()):
@@ -171,11 +151,3 @@ def _explained(error: Exception) -> LoreError:
     if isinstance(error, LoreError):
         return error
     return EncoderDownError(f"the encoder failed ({type(error).__name__}); try again, or look at the server's log")
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Conversations that somebody waits for."""
-
-    conversations: list[Conversation]
-    vectors: "Future[list[Vector]]"

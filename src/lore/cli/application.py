@@ -1,0 +1,96 @@
+"""The application that commands are added to, and the exit code of each way to end (docs/commands.md)."""
+
+import errno
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lore.errors import LoreError
+
+app = typer.Typer(
+    name="lore",
+    help="Learns what each user prefers: personalized reward models from comparisons.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# What the surroundings can do to a run: a full disk; a read-only one, missing rights, a path that is no folder.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SURROUNDINGS = frozenset(
+    {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG}
+)
+_WRONG_INPUT = 2
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+# Arguments of the library that messages name, and the option that sets each.
+_OPTIONS = {
+    "concentration": "--concentration",
+    "data": "--data",
+    "database": "--database",
+    "embeddings": "--embeddings",
+    "force": "--force",
+    "half_life": "--half-life",
+    "host": "--host",
+    "max_length": "--max-length",
+    "out": "--out",
+    "pairs_per_user": "--pairs-per-user",
+    "ranks": "--ranks",
+    "replace_known": "--replace",
+    "seed": "--seed",
+    "split_by": "--split",
+    "split_file": "--split-file",
+    "test": "--test",
+    "truncation": "--truncation",
+    "unseen": "--unseen",
+}
+_ARGUMENT = re.compile(r"`(\w+)(?:=(\w+))?`")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code."""
+    # torch's threads wait by spinning, by default for so long that beside other work they wait for one another.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+    except LoreError as error:
+        return _refuse(with_options_named(str(error)))
+    except typer.TyperException as error:
+        return _refuse(error.format_message() or "give a command; the commands are listed above")
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS | _FULL:
+            raise
+        path = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{path}{error.strerror}; {'make room, or ' * (error.errno in _FULL)}choose another place")
+    if code == INTERRUPTED:
+        _refuse("interrupted; nothing is half-written, and the same command goes on where it can")
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    """Write exactly one line to stderr; return the exit code for input that is wrong."""
+    line = " ".join(message.split())
+    typer.echo(f"lore: {line}", err=True)
+    return _WRONG_INPUT
+
+
+def with_options_named(message: str) -> str:
+    """Return a message of the library with its arguments named as options, such as `unseen=0` as --unseen 0."""
+
+    def option(match: re.Match[str]) -> str:
+        if match[1] not in _OPTIONS:
+            return match[0]
+        return f"{_OPTIONS[match[1]]} {match[2]}" if match[2] else _OPTIONS[match[1]]
+
+    return _ARGUMENT.sub(option, message)
+
+
+logging.getLogger("lore").addHandler(logging.NullHandler())

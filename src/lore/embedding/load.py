@@ -1,0 +1,81 @@
+"""The encoder of a name: a reward LLM, a language model, a sentence encoder, or a file of vectors."""
+
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lore.embedding.encoder import Encoder
+from lore.embedding.options import EncoderOptions
+from lore.errors import EncoderError, MissingExtra
+
+if TYPE_CHECKING:
+    from lore.data.preferences import Preferences
+
+_VECTOR_FILES = (".safetensors", ".npy", ".parquet")
+
+
+def load_encoder(name: str, options: EncoderOptions | None = None, preferences: "Preferences | None" = None) -> Encoder:
+    """Load the encoder of a name.
+
+    Args:
+        name: "minilm"; the id (`id@revision`) or folder of a reward model, a causal language model or a sentence
+            encoder; a `.gguf` file; or a `.safetensors`, `.npy` or `.parquet` file of vectors.
+        options: how it encodes.
+        preferences: the table whose conversations the vectors in a file belong to.
+
+    Raises:
+        EncoderError: it cannot be loaded, or fails a probe.
+        MissingExtra: the packages for it are not installed.
+    """
+    options = options or EncoderOptions()
+    if Path(name).suffix in _VECTOR_FILES and not Path(name).is_dir():
+        if preferences is None:
+            raise EncoderError(f"{name}: holds vectors that were made elsewhere, so that new texts cannot be encoded")
+        from lore.embedding.precomputed import PrecomputedVectors
+
+        return PrecomputedVectors(Path(name), preferences)
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingExtra("transformers", "embed")
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()  # ours shows the whole job
+    set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; what fails is told by us
+    # Each encoder is imported when it is wanted.
+    from lore.embedding.sentence import SentenceEncoder
+
+    if name == "minilm":
+        return SentenceEncoder(name, options)
+    from lore.embedding.language_model import LanguageModel
+
+    architecture = _architecture(name)
+    if architecture.endswith("ForSequenceClassification"):
+        return LanguageModel(name, options, is_reward_model=True)
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return LanguageModel(name, options, is_reward_model=False)
+    return SentenceEncoder(name, options)
+
+
+def _architecture(name: str) -> str:
+    """Return the class that a model was saved as."""
+    from transformers import AutoConfig
+
+    from lore.embedding.language_model import split_name
+
+    where, which = split_name(name)
+    if "gguf_file" in which:
+        return "ForCausalLM"  # what the format holds
+    try:
+        config = AutoConfig.from_pretrained(where, **which)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
+    return next(iter(config.architectures or ["ForCausalLM" if _is_decoder(config) else ""]))
+
+
+def _is_decoder(config: object) -> bool:
+    from transformers import AutoModelForCausalLM
+
+    return type(config) in AutoModelForCausalLM._model_mapping

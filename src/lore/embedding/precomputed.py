@@ -1,0 +1,106 @@
+"""Vectors that were made elsewhere, in a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lore.data.messages import conversation_key
+from lore.data.preferences import Preferences
+from lore.embedding.encoder import Encoded, Fingerprint
+from lore.embedding.fingerprints import file_hash
+from lore.embedding.tokens import Conversation
+from lore.errors import EncoderError
+
+_COLUMN = "embedding"
+
+
+class PrecomputedVectors:
+    """One row a distinct conversation of a table, in order of appearance; or by text.
+
+    `.npy` and `.safetensors` (key `embeddings`; `reference`, `[dim]`, if there is a head) hold `[conversations, dim]`
+    in the order of `lore embed --list`. Parquet holds a column `embedding` of lists of one length, in that order too,
+    or beside columns `prompt` and `response` in any order.
+    """
+
+    def __init__(self, path: Path, preferences: Preferences) -> None:
+        self._path = path
+        vectors, reference, keys = _read(path)
+        if keys is None:
+            keys = preferences.conversation_keys()
+            if len(vectors) != len(keys):
+                raise EncoderError(
+                    f"{path}: has {len(vectors)} rows, and the data {len(keys)} distinct conversations; give one row "
+                    "for each, in the order that `lore embed --list` writes"
+                )
+        if not bool(vectors.isfinite().all()):
+            raise EncoderError(f"{path}: embeddings must be finite; make them again")
+        if reference is not None and reference.shape != vectors.shape[1:]:
+            raise EncoderError(f"{path}: `reference` must be {vectors.shape[1]} numbers, got {tuple(reference.shape)}")
+        self._vectors, self._row = vectors, {key: row for row, key in enumerate(keys)}
+        self.dim = vectors.shape[1]
+        self.reference = reference
+        self.fingerprint: Fingerprint = {"encoder": path.name, "weights": file_hash(path), "dtype": str(vectors.dtype)}
+
+    def encode(self, conversations: Sequence[Conversation]) -> Encoded:
+        """One vector a conversation, in order.
+
+        Raises:
+            EncoderError: the file has none for a conversation.
+        """
+        rows = [self._row.get(conversation_key(*conversation), -1) for conversation in conversations]
+        if missing := rows.count(-1):
+            raise EncoderError(f"{self._path}: has no embedding for {missing} conversations of the data; add them")
+        return Encoded.whole(self._vectors[rows])
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor | None, list[bytes] | None]:
+    """Vectors `[rows, dim]`, the reward head, and the keys of the conversations where the file names them."""
+    try:
+        if path.suffix == ".npy":
+            return _matrix(path, torch.from_numpy(np.load(path, allow_pickle=False))), None, None
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            return _matrix(path, _column(path, table)), None, _keys(table)
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if "embeddings" not in names:
+                raise EncoderError(f"{path}: has no key `embeddings`, only {', '.join(sorted(names))}; name it so")
+            reference = file.get_tensor("reference").flatten().float() if "reference" in names else None
+            return _matrix(path, file.get_tensor("embeddings")), reference, None
+    except (OSError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
+        raise EncoderError(f"{path}: cannot be read as embeddings ({str(error).splitlines()[0]})") from None
+
+
+def _matrix(path: Path, vectors: Tensor) -> Tensor:
+    if vectors.dim() != 2 or not vectors.is_floating_point() or 0 in vectors.shape:
+        raise EncoderError(
+            f"{path}: embeddings must be floating point [rows, dim], got {vectors.dtype} {tuple(vectors.shape)}"
+        )
+    return vectors.float() if vectors.dtype == torch.float64 else vectors
+
+
+def _column(path: Path, table: pa.Table) -> Tensor:
+    """Return the column of lists, without a copy where they are of a fixed size."""
+    if _COLUMN not in table.column_names:
+        raise EncoderError(f"{path}: has no column `{_COLUMN}`, only {', '.join(table.column_names)}; name it so")
+    column = table[_COLUMN].combine_chunks()
+    values: Any = column.flatten().to_numpy(zero_copy_only=False)
+    if len(column) == 0 or len(values) % len(column) or column.null_count:
+        raise EncoderError(f"{path}: `{_COLUMN}` must hold lists of one length, and no null")
+    return torch.from_numpy(np.array(values).reshape(len(column), -1))
+
+
+def _keys(table: pa.Table) -> list[bytes] | None:
+    if not {"prompt", "response"} <= set(table.column_names):
+        return None
+    rows = zip(table["prompt"].to_pylist(), table["response"].to_pylist(), strict=True)
+    return [
+        conversation_key((("user", prompt),) if prompt else (), (("assistant", response),)) for prompt, response in rows
+    ]

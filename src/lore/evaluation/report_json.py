@@ -1,0 +1,107 @@
+"""`report.json`, the report for machines."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lore.evaluation.calibration import Calibration
+from lore.evaluation.summary import ReportStatistics, Summary, headline, headline_gain
+from lore.files import JsonFormat
+
+# Format 0 had `finding` and `users` for `headline` and `users`, and no `optimality`.
+REPORT_FORMAT = JsonFormat(
+    name="the report",
+    number=1,
+    fields=frozenset({"lore", "headline", "gain", "data", "warnings", "encoder", "config", "results", "seconds"})
+    | frozenset({"calibration", "users", "sensitivity", "learning_curve", "collapse", "noise", "chosen", "fits"}),
+)
+
+
+def report_json(summary: Summary) -> dict[str, Any]:
+    """Return the content of `report.json` (docs/commands.md)."""
+    measured = headline_gain(summary.sweep)
+    return {
+        "lore": summary.version,
+        "headline": headline(summary.sweep),
+        "gain": {
+            "mean": finite(measured.mean),
+            "low": finite(measured.low),
+            "high": finite(measured.high),
+            "users": measured.users,
+        },
+        "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},
+        "warnings": summary.warnings,
+        "encoder": summary.encoder,
+        "config": summary.config,
+        **_statistics_json(summary.statistics),
+        "chosen": {"family": summary.sweep.chosen.basis.family, "rank": summary.sweep.chosen.basis.rank},
+        "fits": [
+            {
+                "rank": fit.basis.rank,
+                "family": fit.basis.family,
+                "strength": fit.strength,
+                "weight_strength": fit.weight_strength,
+                "validation": fit.validation,
+                "objective": fit.objective,
+                "gap": fit.gap,
+                "optimality": finite(fit.optimality),
+                "optimality_kind": fit.optimality_kind,
+                "converged": fit.converged,
+            }
+            for fit in summary.sweep.fits
+        ],
+        "results": [
+            {name: finite(value) if isinstance(value, float) else value for name, value in result.to_json().items()}
+            for result in summary.sweep.results
+        ],
+        "seconds": summary.seconds,
+    }
+
+
+def _statistics_json(statistics: ReportStatistics) -> dict[str, Any]:
+    """Return the parts of `report.json` that `compute_statistics` measures."""
+    log_odds = statistics.verdicts.log_odds[statistics.verdicts.log_odds.isfinite()]
+    return {
+        "calibration": {name: _calibration_json(one) for name, one in statistics.calibrations.items()},
+        "users": {
+            **statistics.verdicts.counts(),
+            "false_discovery_rate": statistics.verdicts.rate,
+            "odds_above_one": int((log_odds > 0).sum()),
+            "odds_above_ten": int((log_odds > math.log(10)).sum()),
+            "odds_below_a_tenth": int((log_odds < -math.log(10)).sum()),
+            "worst_tenth": {"pooled": finite(statistics.worst[0]), "chosen": finite(statistics.worst[1])},
+        },
+        "sensitivity": {
+            "without_one_user": {"low": finite(statistics.users.low), "high": finite(statistics.users.high)},
+            "without_one_group": {"low": finite(statistics.groups.low), "high": finite(statistics.groups.high)},
+        },
+        "learning_curve": None if statistics.curve is None else asdict(statistics.curve),
+        "collapse": asdict(statistics.collapse),
+        "noise": {
+            "median": statistics.noise.median,
+            "spread": statistics.noise.spread,
+            "tie": statistics.noise.tie,
+            "noisier": int((statistics.noise.low > 1).sum()),
+            "steadier": int((statistics.noise.high < 1).sum()),
+        },
+    }
+
+
+def _calibration_json(measured: Calibration) -> dict[str, Any]:
+    columns = (measured.predicted, measured.observed, measured.low, measured.high, measured.count)
+    return {
+        "error": measured.error,
+        "brier": measured.brier,
+        "log_loss": measured.log_loss,
+        "bins": [
+            dict(zip(("predicted", "observed", "low", "high", "count"), row, strict=True))
+            for row in zip(*(column.tolist() for column in columns), strict=True)
+        ],
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return a number, or None for one that is not finite, which JSON cannot hold."""
+    return value if np.isfinite(value) else None

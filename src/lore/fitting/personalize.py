@@ -1,0 +1,99 @@
+"""`fit_weights`: adapt to users from their comparisons, the basis frozen; one function for tables and servers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lore.errors import ShapeError
+from lore.fitting.basis import RewardBasis
+from lore.fitting.likelihood import GAUSSIAN_TOLERANCE, gaussian_problems, simplex_problems
+from lore.pairs.table import Pairs
+from lore.solvers.gaussian_weights import gaussian_covariance, gaussian_variances, gaussian_weights
+from lore.solvers.objective import Likelihood
+from lore.solvers.simplex_weights import SimplexPrior, simplex_weights
+from lore.solvers.user_problems import UserProblems
+
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class UserWeights:
+    """Weights of users, row by row in the order of `Pairs.users`.
+
+    Attributes:
+        weights: `[users, columns]`; the population's for a user without pairs.
+        gap: upper bounds of how far each user's objective is above its minimum, `[users]`.
+        pairs: the comparisons that the weights were learned from.
+        basis: the frozen directions.
+    """
+
+    weights: Tensor
+    gap: Tensor
+    pairs: Pairs
+    basis: RewardBasis
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Posterior covariance of some users' weights, `[len(rows), columns, columns]` (gaussian family).
+
+        Raises:
+            ShapeError: the family has no covariance.
+        """
+        if self.basis.family != "gaussian":
+            raise ShapeError("only the gaussian family has a covariance; fit with family='gaussian'")
+        pairs = self.pairs.for_users(rows)
+        choices = gaussian_problems(pairs, self.basis.temperature)
+        return gaussian_covariance(choices, *_projected(pairs, self.basis), self.weights[rows]).to(self.weights)
+
+    def variances(self, targets: Tensor, user: Tensor) -> Tensor:
+        """Posterior variances of margins, `[targets]` (gaussian family).
+
+        Args:
+            targets: differences in coordinates of the basis, `[targets, columns]`.
+            user: rows of the weights, `[targets]`.
+        """
+        choices = gaussian_problems(self.pairs, self.basis.temperature)
+        return gaussian_variances(choices, *_projected(self.pairs, self.basis), self.weights, targets, user)
+
+
+def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) -> UserWeights:
+    """Every user's weights from their pairs, each user by a small convex problem of its own.
+
+    Args:
+        shots: comparisons of the users; a user without any gets the population's weights.
+        basis: frozen directions.
+        rank_only: keep users in `basis.rank` numbers, the weights of `basis.truncated(basis.rank)`; that is then the
+            result's basis.
+
+    Raises:
+        ShapeError: pairs and basis are of different embeddings.
+    """
+    if shots.dim != basis.dim:
+        raise ShapeError(f"the pairs have {shots.dim} numbers an embedding and the basis {basis.dim}; use one encoder")
+    basis = basis.truncated(basis.rank) if rank_only else basis
+    shots = shots.compact()
+    projected, offset = _projected(shots, basis)
+    if basis.family == "gaussian":
+        posterior = gaussian_weights(gaussian_problems(shots, basis.temperature), projected, offset, GAUSSIAN_TOLERANCE)
+        return UserWeights(posterior.weights.to(projected), posterior.gap, shots, basis)
+    choices: UserProblems = simplex_problems(shots, basis.temperature)
+    prior = SimplexPrior(
+        basis.population, torch.full((len(shots.users),), basis.weight_strength, device=projected.device)
+    )
+    solution = simplex_weights(choices, projected, prior, _TOLERANCE)
+    return UserWeights(solution.weights.to(projected), solution.gap, shots, basis)
+
+
+def _projected(pairs: Pairs, basis: RewardBasis) -> tuple[Tensor, Tensor]:
+    """Pairs in coordinates of the basis `[pairs, columns]`, and the margin of the center `[pairs]`."""
+    table = Likelihood(
+        vectors=pairs.vectors,
+        chosen=pairs.chosen,
+        rejected=pairs.rejected,
+        user=pairs.user,
+        label=pairs.label,
+        share=pairs.weight,
+        temperature=basis.temperature,
+    )
+    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.empty))
+    return projected[:, :-1], projected[:, -1]

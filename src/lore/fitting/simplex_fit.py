@@ -1,0 +1,294 @@
+"""Fits of the simplex family: every "auto" is resolved into a number first, then what is resolved is fitted."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lore.errors import ConvergenceWarning
+from lore.fitting.basis import RewardBasis, reference_basis
+from lore.fitting.checkpoint import Checkpoint
+from lore.fitting.config import RANKS, Fit, FitConfig
+from lore.fitting.likelihood import likelihood
+from lore.fitting.simplex_problem import (
+    STARTS,
+    Regularization,
+    Request,
+    SimplexDescent,
+    SimplexProblem,
+    SolvedLoss,
+    StartPlan,
+    UserState,
+    descend,
+    evaluate_many,
+    solve_many,
+    starting_bases,
+)
+from lore.fitting.validation import FitData, start_around, tuned_strengths
+from lore.solvers.lbfgs import OptimizeResult
+
+# Several starts are compared by short descents: steps, and tolerance relative to the fit's.
+_SHORT_STEPS, _SHORT_TOLERANCE = 40, 10.0
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A configuration of the simplex family in which nothing is left to choose.
+
+    Attributes:
+        config: of a fixed rank of 1 or more.
+        regularization: with both strengths as numbers.
+        validation: log loss on held-out groups, if a strength was chosen by it.
+    """
+
+    config: FitConfig
+    regularization: Regularization
+    validation: float | None
+
+
+def resolve(data: FitData, config: FitConfig, checkpoint: Checkpoint, prefix: str = "") -> ResolvedConfig:
+    """Choose every strength that is "auto", for a fixed rank of 1 or more.
+
+    Args:
+        data: the pairs.
+        config: of a fixed rank.
+        checkpoint: of the fit; what it has is not computed again.
+        prefix: of names in the checkpoint.
+    """
+    chooses_distance = config.strength == "auto" and config.penalty == "distance"
+    anchor = data.reference
+    if chooses_distance and anchor is None and config.fixed_rank > 1:
+        anchor = data.pooled(config, checkpoint).direction
+    if config.fixed_rank == 1:
+        config = replace(config, weight_strength=0.0)
+    if chooses_distance and config.fixed_rank == 1:
+        pooled = data.pooled(config, checkpoint)
+        return ResolvedConfig(config, data.regularization(config, pooled.strength, 0.0, anchor), pooled.validation)
+    if config.strength != "auto" and config.weight_strength != "auto":
+        regularization = data.regularization(config, config.strength, config.weight_strength, anchor)
+        return ResolvedConfig(config, regularization, None)
+    tuned = tuned_strengths(data, config, checkpoint, prefix)
+    regularization = data.regularization(config, tuned.strength, tuned.weight_strength, anchor)
+    return ResolvedConfig(config, regularization, tuned.validation)
+
+
+def fit_simplex(data: FitData, config: FitConfig, checkpoint: Checkpoint) -> Fit:
+    """Fit one configuration of the simplex family, whatever it leaves to choose."""
+    if config.rank == "auto":
+        return _fit_best_rank(data, config, checkpoint)
+    if config.rank == 0 and data.reference is not None:
+        return fit_reference(data, config, data.reference)
+    return fit_resolved(data, [resolve(data, config, checkpoint)], [checkpoint])[0]
+
+
+def _fit_best_rank(data: FitData, config: FitConfig, checkpoint: Checkpoint) -> Fit:
+    """Return the fit of the rank that predicts held-out groups best: ranks rise for as long as they do so better."""
+    best: Fit | None = None
+    for rank in (1, *(rank for rank in RANKS if rank <= data.pairs.dim)):
+        prefix = f"rank {rank}: "
+        resolved = resolve(data, replace(config, rank=rank), checkpoint, prefix)
+        fit = fit_resolved(data, [resolved], [checkpoint], prefix)[0]
+        if best is not None and _validation(fit) >= _validation(best):
+            break
+        best = fit
+    assert best is not None  # noqa: S101 - rank 1 is always tried
+    return best
+
+
+def _validation(fit: Fit) -> float:
+    """Return the log loss on held-out groups; a fit that was not validated loses to any that was."""
+    return math.inf if fit.validation is None else fit.validation
+
+
+def fit_reference(data: FitData, config: FitConfig, reference: Tensor) -> Fit:
+    """Return rank 0: the reward LLM's own direction, with nothing to learn."""
+    basis = reference_basis(reference, config.temperature)
+    weights = reference.new_ones(len(data.pairs.users), 1)
+    table = likelihood(data.pairs, config.average, config.temperature)
+    loss = float(table.loss(table.margins(table.project(basis.vectors), weights)))
+    return Fit(basis, weights, loss, loss, gap=0.0, optimality=0.0, converged=True, history=[loss])
+
+
+# --- fitting what is resolved -------------------------------------------------------------------------------------
+
+
+def fit_resolved(
+    data: FitData, resolved: Sequence[ResolvedConfig], checkpoints: Sequence[Checkpoint], prefix: str = ""
+) -> list[Fit]:
+    """Fit configurations with nothing left to choose; all of them share their passes over the embeddings.
+
+    Args:
+        data: the pairs.
+        resolved: the configurations.
+        checkpoints: one for each; a fit begins at the basis that its checkpoint has.
+        prefix: of names in the checkpoints.
+    """
+    basis_name, population_name = f"{prefix}basis", f"{prefix}population"
+    begun = [
+        _resumed(data, one, checkpoint, basis_name, population_name)
+        for one, checkpoint in zip(resolved, checkpoints, strict=True)
+    ]
+    new = [number for number, start in enumerate(begun) if start is None]
+    for number, start in zip(new, _begin(data, [resolved[number] for number in new]), strict=True):
+        begun[number] = start
+    starts = [start for start in begun if start is not None]
+
+    def kept_by(checkpoint: Checkpoint) -> "_Keeper":
+        return _Keeper(checkpoint, basis_name, population_name)
+
+    descents = [
+        SimplexDescent(
+            start.problem,
+            [start.basis],
+            data.spectrum,
+            one.config.tolerance,
+            one.config.max_iterations,
+            state=start.state,
+            settle_population=True,
+            on_better=kept_by(checkpoint),
+        )
+        for one, start, checkpoint in zip(resolved, starts, checkpoints, strict=True)
+    ]
+    descend(descents)
+    gaps = _certified_gaps(starts, descents)
+    requests = [
+        Request(start.problem, descent.result.point, descent.state)
+        for start, descent in zip(starts, descents, strict=True)
+    ]
+    return [
+        _fit(one, request, solved, descent.result, gap)
+        for one, request, solved, descent, gap in zip(
+            resolved, requests, solve_many(requests), descents, gaps, strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Keeps every better basis, and its population, in a checkpoint."""
+
+    checkpoint: Checkpoint
+    basis_name: str
+    population_name: str
+
+    def __call__(self, basis: Tensor, population: Tensor) -> None:
+        self.checkpoint.keep({self.basis_name: basis, self.population_name: population})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A problem, the basis that its descent begins at, and the state of its users there."""
+
+    problem: SimplexProblem
+    basis: Tensor
+    state: UserState
+
+
+def _problem(data: FitData, resolved: ResolvedConfig) -> SimplexProblem:
+    config = resolved.config
+    return SimplexProblem.of(data.pairs, config.fixed_rank, config.average, config.temperature, resolved.regularization)
+
+
+def _resumed(
+    data: FitData, resolved: ResolvedConfig, checkpoint: Checkpoint, basis_name: str, population_name: str
+) -> _Start | None:
+    """Return the start that a checkpoint has, if it has one."""
+    if basis_name not in checkpoint.tensors:
+        return None
+    problem = _problem(data, resolved)
+    population = checkpoint.tensors[population_name].to(problem.first_state.population)
+    return _Start(
+        problem,
+        checkpoint.tensors[basis_name].to(data.pairs.empty),
+        replace(problem.first_state, population=population),
+    )
+
+
+def _begin(data: FitData, resolved: Sequence[ResolvedConfig]) -> list[_Start]:
+    """Return the best of several starts of each configuration, after a short descent from every one of them."""
+    plans: list[StartPlan] = []
+    owners: list[int] = []
+    for number, one in enumerate(resolved):
+        anchor = _anchor(data, one)
+        for start in range(one.config.starts(len(data.pairs))):
+            distances = STARTS if start == 0 else (STARTS[start % len(STARTS)],)
+            plans.append(StartPlan(_problem(data, one), anchor, one.config.seed + start, distances))
+            owners.append(number)
+    descents = []
+    for plan, starts, owner in zip(plans, starting_bases(plans), owners, strict=True):
+        config = resolved[owner].config
+        steps = _SHORT_STEPS if config.starts(len(data.pairs)) > 1 else 0
+        tolerance = _SHORT_TOLERANCE * config.tolerance
+        descents.append(SimplexDescent(plan.problem, starts, data.spectrum, tolerance, steps))
+    descend(descents)
+    best: dict[int, int] = {}
+    for index, owner in enumerate(owners):
+        if owner not in best or descents[index].result.value < descents[best[owner]].result.value:
+            best[owner] = index
+    return [
+        _Start(plans[index].problem, descents[index].result.point, descents[index].state)
+        for index in (best[owner] for owner in range(len(resolved)))
+    ]
+
+
+def _anchor(data: FitData, resolved: ResolvedConfig) -> Tensor:
+    """Return the direction to start around: the reference, or if there is none the pooled direction."""
+    regularization = resolved.regularization
+    if resolved.config.rank == 1 or bool(regularization.reference.norm() > 0):
+        return regularization.reference
+    return start_around(data, data, resolved.config, regularization.strength)
+
+
+def _certified_gaps(starts: Sequence[_Start], descents: Sequence[SimplexDescent]) -> list[float | None]:
+    """Return the certified gap of each minimum; None for problems that are not strongly convex."""
+    convex = [number for number, start in enumerate(starts) if start.problem.is_strongly_convex]
+    gaps: list[float | None] = [None] * len(starts)
+    if convex:
+        requests = [
+            Request(starts[number].problem, descents[number].result.point, descents[number].state) for number in convex
+        ]
+        for number, evaluation in zip(convex, evaluate_many(requests), strict=True):
+            gaps[number] = starts[number].problem.certified_gap(evaluation)
+    return gaps
+
+
+def _fit(
+    resolved: ResolvedConfig, request: Request, solved: SolvedLoss, minimum: OptimizeResult, gap: float | None
+) -> Fit:
+    config, problem, regularization = resolved.config, request.problem, resolved.regularization
+    population = request.state.population
+    reached = minimum.optimality if gap is None else gap
+    converged = minimum.converged or reached <= config.tolerance
+    if not converged:
+        warnings.warn(
+            f"rank {config.rank} stopped at optimality {reached:.1e} above the tolerance {config.tolerance:.1e}; "
+            "raise `max_iterations` or `tolerance`, or give a larger `strength`",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    basis = RewardBasis(
+        vectors=minimum.point,
+        center=torch.zeros_like(minimum.point[:, 0]),
+        population=population.to(minimum.point),
+        family="simplex",
+        rank=config.fixed_rank,
+        temperature=config.temperature,
+        weight_strength=regularization.weight_strength,
+    )
+    objective = solved.loss + problem.penalty(minimum.point) + problem.shrinkage(population, solved.weights)
+    return Fit(
+        basis=basis,
+        weights=solved.weights.to(minimum.point),
+        loss=float(solved.loss),
+        objective=float(objective),
+        gap=gap,
+        optimality=minimum.optimality,
+        converged=converged,
+        history=minimum.history,
+        strength=regularization.strength,
+        weight_strength=regularization.weight_strength,
+        validation=resolved.validation,
+    )

@@ -1,0 +1,168 @@
+"""The steps of `lore train`, one at a time, on the same artefacts."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lore.data.messages import as_json
+from lore.data.preferences import Preferences
+from lore.embedding.encoder import Encoder
+from lore.embedding.load import load_encoder
+from lore.embedding.plans import EmbeddingPlan, plan
+from lore.embedding.store import Embeddings, encode
+from lore.errors import DataError, LoreError, RunError
+from lore.evaluation.metrics import Accuracy, accuracy
+from lore.evaluation.sweep import Result
+from lore.fitting.basis import Family
+from lore.fitting.config import Fit, FitConfig, Rank
+from lore.fitting.fit import fit_bases
+from lore.fitting.personalize import fit_weights
+from lore.pairs.splits import Split, write_split
+from lore.pairs.table import Pairs
+from lore.progress import Progress, silent
+from lore.runs.artifacts import Run, save_users
+from lore.runs.config import TrainConfig
+from lore.runs.data import RunData
+from lore.runs.folder import RunFolder
+from lore.runs.training import embed, save_model, split_of_run, sweep_of_run
+
+
+def embed_step(
+    preferences: Preferences, out: str | Path, config: TrainConfig, *, force: bool = False, progress: Progress = silent
+) -> Embeddings:
+    """Begin a RUN folder and embed all conversations (`lore embed`)."""
+    folder = RunFolder(Path(out))
+    folder.begin(config.to_json(), preferences.fingerprint(), force=force)
+    preferences.to_parquet(folder.preferences)
+    try:
+        return embed(preferences, config, folder, progress)
+    except LoreError:
+        folder.mark_refused()
+        raise
+
+
+def plan_step(preferences: Preferences, out: str | Path, config: TrainConfig) -> EmbeddingPlan:
+    """Predict what embedding will cost (`lore embed --plan`); nothing is written."""
+    encoder = config.encoder
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, config.encoding, preferences)
+    return plan(preferences, encoder, RunFolder(Path(out)).embeddings)
+
+
+def conversation_lines(preferences: Preferences) -> str:
+    """Return one JSON line for each distinct conversation, in order of appearance (`lore embed --list`)."""
+    lines = []
+    for row in range(preferences.rows):
+        prompt, response = (as_json(messages) for messages in preferences.conversation(row))
+        lines.append(json.dumps({"prompt": prompt, "response": response}, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def fit_step(
+    run: str | Path, family: Family | None = None, rank: Rank = "auto", *, seed: int = 0, force: bool = False
+) -> Fit:
+    """Learn a basis from the seen users of a RUN folder, and the weights of all users (`lore fit`).
+
+    Args:
+        run: the RUN folder.
+        family: of the model; that of the run by default. If the run compares both, held-out groups choose.
+        rank: learned directions, or "auto".
+        seed: of starts and folds.
+        force: replace the model of a finished run.
+
+    Raises:
+        RunError: the run has a model already; with `force` that is replaced, and its report is removed.
+    """
+    folder = RunFolder(Path(run))
+    if folder.state()["finished"] and not force:
+        raise RunError(f"{run}: has a model already; replace it, and drop its report, with `force`")
+    for report in (folder.report_html, folder.report_json):
+        report.unlink(missing_ok=True)
+    data = RunData.load(run)
+    parts = _split(folder, data)
+    families = data.config.families if family is None else (family,)
+    configs = [FitConfig(family=one, rank=rank, seed=seed) for one in families]
+    fits = fit_bases(parts.seen_train, configs, data.embeddings.reference)
+    fit = min(fits, key=lambda one: one.validation or math.inf)
+    provenance = data.config.provenance(data.preferences.fingerprint())
+    basis = save_model(folder, fit, provenance, data.embeddings.fingerprint)
+    save_users(folder.users, data.pairs.users, fit_weights(data.pairs, basis).weights)
+    write_split(folder.split, parts, data.preferences.fingerprint())
+    folder.mark_finished()
+    return fit
+
+
+def personalize_step(
+    run: str | Path,
+    preferences: Preferences,
+    *,
+    replace_known: bool = False,
+    encoder: Encoder | None = None,
+    progress: Progress = silent,
+) -> int:
+    """Learn the weights of the users in a table with the basis of a RUN folder frozen; return how many were learned.
+
+    Users without a usable comparison keep their weights and are not counted.
+
+    Args:
+        run: the RUN folder (`lore personalize`).
+        preferences: comparisons of the users.
+        replace_known: learn the weights of users of the run again, from this table alone.
+        encoder: that of the run; loaded by its name by default.
+        progress: called with every shard that is embedded.
+
+    Raises:
+        RunError: the run has some of these users already, and `replace_known` is false.
+        DataError: nothing can be learned from the table.
+    """
+    existing = Run.load(run)
+    again = [user for user in preferences.users if user in existing.users]
+    if again and not replace_known:
+        raise RunError(
+            f"{run}: {len(again)} of these users are in the run already (such as {again[0]!r}); train on old and new "
+            "comparisons together, or give a file of all that these users chose and `replace_known`"
+        )
+    folder = RunFolder(existing.folder)
+    embeddings = encode(
+        preferences, encoder or existing.encoder, folder.embeddings, options=existing.options, progress=progress
+    )
+    half_life = TrainConfig.from_json(folder.state()["config"]).half_life
+    pairs = Pairs.from_embeddings(
+        preferences if half_life is None else preferences.with_time_decay(half_life), embeddings
+    )
+    has_pairs = pairs.counts > 0
+    if not bool(has_pairs.any()):
+        raise DataError(
+            "no usable comparison: the sides of each are equal or too long, or its `weight` is 0; give others"
+        )
+    pairs = pairs.for_users(torch.nonzero(has_pairs).flatten())
+    learned = dict(zip(pairs.users, fit_weights(pairs, existing.basis).weights, strict=True))
+    weights = {user: existing.weights[row] for user, row in existing.users.items()} | learned
+    save_users(folder.users, list(weights), torch.stack(list(weights.values())))
+    return len(learned)
+
+
+def evaluate_step(run: str | Path) -> dict[str, Accuracy]:
+    """Return the accuracy of the basis of a RUN folder in the settings of its split (`lore evaluate`)."""
+    data, basis = RunData.load(run), Run.load(run).basis
+    parts = _split(RunFolder(Path(run)), data).parts()
+    seen, unseen = (fit_weights(parts[name], basis) for name in ("seen_train", "unseen_shots"))
+    return {
+        name: accuracy(part, basis, seen if name.startswith("seen") else unseen)
+        for name, part in parts.items()
+        if len(part)
+    }
+
+
+def sweep_step(run: str | Path, ranks: Sequence[Rank], *, progress: Progress = silent) -> list[Result]:
+    """Fit and evaluate several ranks on the split of a RUN folder (`lore sweep`)."""
+    data = RunData.load(run)
+    parts = _split(RunFolder(Path(run)), data)
+    return sweep_of_run(parts, data.config, data.embeddings.reference, ranks=ranks, progress=progress).results
+
+
+def _split(folder: RunFolder, data: RunData) -> Split:
+    return split_of_run(folder, data.preferences, data.pairs, data.config)

@@ -1,0 +1,260 @@
+"""`lore train`: check, embed, split, fit, personalize, evaluate, report."""
+
+import importlib.metadata
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lore.data.checks import CheckReport, check
+from lore.data.formats import LoadResult
+from lore.data.preferences import Preferences
+from lore.embedding.store import Embeddings, TruncationCounts, encode
+from lore.errors import ConvergenceWarning, DataError, LoreError
+from lore.evaluation.report_html import report_html, require_plotting
+from lore.evaluation.report_json import REPORT_FORMAT, report_json
+from lore.evaluation.summary import Summary, compute_statistics, headline
+from lore.evaluation.sweep import Sweep, run_sweep
+from lore.files import write_text
+from lore.fitting.basis import RewardBasis
+from lore.fitting.config import Fit, FitConfig, Rank
+from lore.fitting.personalize import fit_weights
+from lore.pairs.splits import Split, read_split, split, write_split
+from lore.pairs.table import Pairs
+from lore.progress import Progress, silent
+from lore.runs.artifacts import save_users
+from lore.runs.config import TrainConfig
+from lore.runs.data import all_pairs
+from lore.runs.folder import RunFolder
+from lore.runs.paper.protocols import load_settings
+from lore.runs.paper.splits import experiment_split
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """The result of `train`.
+
+    Attributes:
+        folder: the RUN folder.
+        headline: the first sentence of the report.
+        sweep: all fits and results.
+        split: the four parts.
+    """
+
+    folder: Path
+    headline: str
+    sweep: Sweep
+    split: Split
+
+
+def train(
+    loaded: LoadResult,
+    out: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    title: str = "comparisons",
+    force: bool = False,
+    progress: Progress = silent,
+) -> TrainOutcome:
+    """Check, embed, split, fit, personalize, evaluate and report: the main job.
+
+    An unfinished run of the same data and arguments in `out` is resumed.
+
+    Args:
+        loaded: from `lore.data.load_with_issues`.
+        out: the RUN folder.
+        config: the arguments.
+        title: of the report.
+        force: replace what is in `out`, embeddings excepted.
+        progress: called with every step.
+
+    Raises:
+        DataError: the data cannot be learned from.
+        RunError: `out` holds something else.
+    """
+    config = config or TrainConfig()
+    require_plotting()
+    preferences = loaded.preferences
+    checked = check(preferences, loaded.issues)
+    weighted = preferences if config.half_life is None else preferences.with_time_decay(config.half_life)
+    if checked.fatal:
+        raise DataError(checked.fatal[0].message)
+    folder = RunFolder(Path(out))
+    folder.begin(run_arguments(config), preferences.fingerprint(), force=force)
+    try:
+        return _train(folder, checked, weighted, preferences, config, title, progress)
+    except LoreError:
+        folder.mark_refused()
+        raise
+
+
+def _train(
+    folder: RunFolder,
+    checked: CheckReport,
+    weighted: Preferences,
+    preferences: Preferences,
+    config: TrainConfig,
+    title: str,
+    progress: Progress,
+) -> TrainOutcome:
+    timer = PhaseTimer()
+    preferences.to_parquet(folder.preferences)
+    with timer.phase("embed"):
+        embeddings = embed(preferences, config, folder, progress)
+    pairs = all_pairs(weighted, embeddings, config)
+    parts = split_of_run(folder, preferences, pairs, config)
+    write_split(folder.split, parts, preferences.fingerprint())
+    with timer.phase("fit"), capture_convergence_warnings() as not_converged:
+        sweep = sweep_of_run(parts, config, embeddings.reference, checkpoints=folder.checkpoints, progress=progress)
+    with timer.phase("personalize"):
+        basis = save_model(folder, sweep.chosen, config.provenance(preferences.fingerprint()), embeddings.fingerprint)
+        save_users(folder.users, pairs.users, fit_weights(pairs, basis).weights)
+    truncated = embeddings.truncation_counts(preferences)
+    summary = Summary(
+        title=title,
+        split=parts,
+        sweep=sweep,
+        statistics=compute_statistics(parts, sweep),
+        counts=asdict(checked.counts),
+        warnings=_warnings(checked, parts, not_converged, config, embeddings.reference, truncated),
+        encoder=embeddings.fingerprint,
+        config=run_arguments(config),
+        seconds=timer.seconds,
+        version=importlib.metadata.version("lore-reward"),
+        texts=None if config.redact else preferences,
+        pairs=pairs,
+    )
+    return finish(folder, summary)
+
+
+def finish(folder: RunFolder, summary: Summary) -> TrainOutcome:
+    """Write both reports and mark the run as finished."""
+    write_text(folder.report_html, report_html(summary))
+    REPORT_FORMAT.write(folder.report_json, report_json(summary))
+    folder.mark_finished()
+    return TrainOutcome(folder.path, headline(summary.sweep), summary.sweep, summary.split)
+
+
+def run_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Return the arguments of a run as JSON values, with the settings of its experiment if it is one."""
+    values = config.to_json()
+    if config.experiment is not None:
+        values["settings"] = load_settings(config.experiment, config.protocol).to_json()
+    return values
+
+
+@contextmanager
+def capture_convergence_warnings() -> Iterator[list[str]]:
+    """Collect the messages of convergence warnings in the block, which the report shows."""
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield messages
+    messages += [str(entry.message) for entry in caught]
+
+
+def sweep_of_run(
+    parts: Split,
+    config: TrainConfig,
+    reference: Tensor | None,
+    *,
+    ranks: Sequence[Rank] | None = None,
+    checkpoints: Path | None = None,
+    progress: Progress = silent,
+) -> Sweep:
+    """Fit and evaluate the models of a run, of other ranks if they are given, by the protocol of its experiment."""
+    more: dict[str, Any] = {}
+    if config.experiment is not None:
+        settings = load_settings(config.experiment, config.protocol)
+        procedure = settings.recipe.procedure(config.seed) if settings.recipe else None
+        more = {"procedure": procedure, "shots": settings.shots, "trials": settings.trials}
+    return run_sweep(
+        parts,
+        config.ranks if ranks is None else ranks,
+        families=config.families,
+        config=FitConfig(seed=config.seed),
+        reference=reference,
+        checkpoints=checkpoints,
+        progress=progress,
+        **more,
+    )
+
+
+def _warnings(
+    checked: CheckReport,
+    parts: Split,
+    not_converged: Sequence[str],
+    config: TrainConfig,
+    reference: Tensor | None,
+    truncated: TruncationCounts,
+) -> list[str]:
+    lines = [issue.message for issue in checked.issues] + list(not_converged)
+    if parts.dropped:
+        lines.append(
+            f"{parts.dropped} pairs straddle training and test, or share a response with a test pair, and were dropped"
+        )
+    if parts.shared:
+        lines.append(f"{parts.shared} groups are in training for one user and in test for another (split by user)")
+    if 0 in config.ranks and reference is None:
+        lines.append("the encoder has no reward head of its own: rank 0, the reference, is left out")
+    if message := truncated.message():
+        lines.append(message)
+    return lines
+
+
+def embed(preferences: Preferences, config: TrainConfig, folder: RunFolder, progress: Progress) -> Embeddings:
+    """Embed every conversation of a table into the store of a run."""
+    return encode(preferences, config.encoder, folder.embeddings, options=config.encoding, progress=progress)
+
+
+class PhaseTimer:
+    """Seconds spent in each phase of a job.
+
+    Attributes:
+        seconds: by name of the phase.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block under a name."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - begin, 2)
+
+
+def split_of_run(folder: RunFolder, preferences: Preferences, pairs: Pairs, config: TrainConfig) -> Split:
+    """Return the split that the run has already, or a new one by its arguments.
+
+    Raises:
+        DataError: `split_file` is of other data, or the data are too few for a split.
+    """
+    if config.split_file is not None:
+        return read_split(Path(config.split_file), preferences.fingerprint(), pairs)
+    if pairs.ratings is None and folder.split.exists():
+        return read_split(folder.split, preferences.fingerprint(), pairs)
+    if config.experiment is not None:
+        settings = load_settings(config.experiment, config.protocol)
+        return experiment_split(config.experiment, settings, preferences, pairs, config.seed)
+    parts = split(pairs, unseen=config.unseen, test=config.test, seed=config.seed, by=config.split_by)
+    if config.train_pairs is not None:
+        parts = replace(parts, seen_train=parts.seen_train.shots(config.train_pairs, config.seed))
+    if config.shots is not None:
+        parts = replace(parts, unseen_shots=parts.unseen_shots.shots(config.shots, config.seed))
+    return parts
+
+
+def save_model(folder: RunFolder, fit: Fit, provenance: dict[str, Any], encoder: dict[str, str | int]) -> RewardBasis:
+    """Write the basis of a fit into a run, and return it with its provenance."""
+    basis = replace(fit.basis, encoder=encoder, provenance=provenance)
+    basis.save(folder.model)
+    return basis

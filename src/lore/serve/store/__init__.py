@@ -1,0 +1,1 @@
+"""The database of the server: events, vectors, models and tokens over one engine."""

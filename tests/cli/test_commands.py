@@ -1,0 +1,133 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from builders import Write, small_rows
+from cli_builders import ROW, SMALL, Command
+
+COMMANDS = (
+    "demo",
+    "check",
+    "train",
+    "embed",
+    "fit",
+    "personalize",
+    "evaluate",
+    "sweep",
+    "rerank",
+    "score",
+    "reproduce",
+    "serve",
+)
+
+
+def test_help_names_every_command_without_importing_torch() -> None:
+    script = (
+        "import sys\nfrom lore.cli import main\n"
+        "try:\n    main(['--help'])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for command in COMMANDS:
+        assert command in found.stdout
+
+
+def test_check_prints_counts_and_says_by_its_exit_code_whether_train_would_accept(lore: Command, jsonl: Write) -> None:
+    code, out, _ = lore("check", jsonl(small_rows()))
+    assert code == 0
+    assert "longer chosen" in out
+    code, out, err = lore("check", jsonl([ROW, ROW | {"user_id": None}]))
+    assert code == 2
+    assert "fatal: " in out
+    assert err.count("\n") == 1
+    for rows, words in (
+        (small_rows(users=1), "too few users"),
+        (small_rows(prompts=2), "too few groups"),
+        ([row | {"weight": 0} for row in small_rows()], "no usable comparison"),
+        ([row | {"rejected": row["chosen"]} for row in small_rows()], "no usable comparison"),
+    ):
+        assert words in lore("check", jsonl(rows))[2]
+        assert lore("train", jsonl(rows), "--out", jsonl(rows).parent / words)[0] == 2
+    code, out, _ = lore("check", jsonl(small_rows()), "--json")
+    assert json.loads(out)["counts"]["users"] == 6
+
+
+def test_the_main_job_and_what_follows_it(lore: Command, jsonl: Write, tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    code, out, err = lore("train", jsonl(small_rows(users=24)), "--out", run, *SMALL)
+    assert (code, err) == (0, "")
+    assert "Personalizing helps" in out
+    assert "report.html" in out
+    request = tmp_path / "request.json"
+    request.write_text('{"prompt": "Say 1", "candidates": ["bread cloud dream eagle flame 1", "eagle 1"]}')
+    code, out, _ = lore("rerank", run, request, "--user", "u1")
+    found = json.loads(out)
+    assert found["personalized"]
+    assert [result["index"] for result in found["results"]] == [1, 0]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(request.read_text()))
+    assert json.loads(lore("rerank", run, "--user", "nobody")[1])["personalized"] is False
+    rows = tmp_path / "score.jsonl"
+    rows.write_text('{"user_id": "u0", "prompt": "p", "response": "apple"}\n')
+    assert json.loads(lore("score", run, rows)[1])["personalized"]
+    assert lore("score", run, rows, "--out", tmp_path / "scored.jsonl")[0] == 0
+    assert (tmp_path / "scored.jsonl").read_text().count("\n") == 1
+    assert "seen_test" in lore("evaluate", run)[1]
+    newcomers = [row | {"user_id": "new"} for row in small_rows(users=1)]
+    newcomers.append({"user_id": "same", "prompt": "p", "chosen": "same", "rejected": "same"})
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, newcomers)))
+    out = lore("personalize", run, tmp_path / "new.jsonl")[1]
+    assert "weights of 1 users" in out
+    assert "1 people have no comparison that tells anything" in out
+
+
+def test_few_people_are_evaluated_without_an_interval(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    rows = small_rows(users=4, prompts=3)
+    assert lore("check", jsonl(rows))[0] == 0
+    assert lore("train", jsonl(rows), "--out", tmp_path / "run", "--family", "gaussian")[0] == 0
+    out = lore("evaluate", tmp_path / "run")[1]
+    assert "seen_test" in out
+    assert "nan" not in out
+
+
+def test_the_steps_one_at_a_time(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert "conversations" in lore("embed", jsonl(small_rows(users=24)), "--out", run, "--unseen", "0.25")[1]
+    assert "loss" in lore("fit", run, "--rank", "2")[1]
+    assert "pooled" in lore("sweep", run, "--ranks", "1,2")[1]
+
+
+def test_columns_are_mapped_by_options(lore: Command, jsonl: Write) -> None:
+    rows = [{"worker": "a", "q": "p", "win": "x", "lose": "y"}, {"worker": "b", "q": "r", "win": "y", "lose": "x"}]
+    rows.append(rows[0] | {"q": "s"})
+    options = ["--user-column", "worker", "--prompt-column", "q", "--chosen-column", "win", "--rejected-column", "lose"]
+    code, out, _ = lore("check", jsonl(rows), *options)
+    assert code == 0
+    assert "users" in out
+
+
+def test_progress_is_shown_on_a_terminal(lore: Command, jsonl: Write, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    code, _, err = lore("embed", jsonl(small_rows()), "--out", tmp_path / "run")
+    assert code == 0
+    assert "embedding" in err
+
+
+def test_demo_reproduce_and_serve_call_their_functions(
+    lore: Command, tmp_path: Path, monkeypatch, jsonl: Write
+) -> None:
+    from lore.data.formats import load_with_issues
+    from lore.runs.config import TrainConfig
+    from lore.runs.training import train
+
+    def quick(*_: object, **__: object):
+        return train(
+            load_with_issues(small_rows(users=24)), tmp_path / "run", TrainConfig(ranks=(1, 2), unseen=0.25), force=True
+        )
+
+    for name in ("demo.run_demo", "reproduce.reproduce"):
+        monkeypatch.setattr(f"lore.{name}", quick)
+    assert "Next: echo" in lore("demo", "--out", tmp_path / "run")[1]
+    assert lore("reproduce", "tldr", "--data", jsonl([ROW]), "--out", tmp_path / "run")[0] == 0
+    monkeypatch.setattr("lore.serve.app.serve", lambda *_: None)
+    assert "127.0.0.1:8000" in lore("serve", tmp_path / "run")[1]

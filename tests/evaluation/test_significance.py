@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+
+from builders import random_pairs
+from lore.evaluation.metrics import Accuracy, accuracy_of_margins, gain
+from lore.evaluation.significance import FALSE_DISCOVERIES, verdicts, without_one_group, without_one_user, worst_tenth
+from lore.pairs.table import Pairs
+
+
+def judged(users: int, pairs_each: int, seed: int = 0) -> Pairs:
+    """Choices between items that nobody meets twice."""
+    count = users * pairs_each
+    rng = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(2 * count, 2, generator=rng, dtype=torch.float64)
+    user = torch.arange(users).repeat_interleave(pairs_each)
+    return Pairs.from_rows(vectors, torch.arange(count), torch.arange(count, 2 * count), user)
+
+
+def told(truth: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choices with these probabilities: whether each fell so, as probabilities of what was chosen."""
+    fell = torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) < truth
+    return torch.where(fell, truth, 1 - truth), fell
+
+
+def test_people_who_are_helped_are_found_and_the_others_left_undecided() -> None:
+    pairs = judged(users=40, pairs_each=100)
+    half = torch.full((len(pairs),), 0.5, dtype=torch.float64)
+    personal, _ = told(torch.where(pairs.user < 20, 0.8, 0.5).double(), seed=1)
+    found = verdicts(pairs, personal, half)
+    assert int((found.verdict[:20] == 1).sum()) >= 18
+    assert bool((found.verdict[20:] == 0).all())
+    assert int((found.log_odds[:20] > math.log(10)).sum()) >= 18
+    helped = found.counts()["helps"]
+    assert found.counts() == {"helps": helped, "hurts": 0, "undecided": 40 - helped}
+    reversed_ = verdicts(pairs, half, personal)
+    assert reversed_.counts() == {"helps": 0, "hurts": helped, "undecided": 40 - helped}
+    torch.testing.assert_close(reversed_.log_odds, -found.log_odds)
+
+
+def test_false_discoveries_stay_at_their_rate() -> None:
+    wrong, discoveries = 0, 0
+    for seed in range(60):
+        pairs = judged(users=40, pairs_each=40, seed=seed)
+        truth = torch.where(pairs.user < 10, 0.75, 0.5).double()
+        _, fell = told(truth, seed)
+        personal = torch.where(fell, 0.65, 0.35).double()
+        found = verdicts(pairs, personal, torch.full_like(personal, 0.5))
+        wrong += int((found.verdict[10:] > 0).sum())
+        discoveries += int((found.verdict != 0).sum())
+    # Those to whom 0.65 is told and who flip coins are hurt in truth: only "helps" is wrong of them.
+    assert discoveries > 200
+    assert wrong / discoveries <= FALSE_DISCOVERIES
+
+
+def test_choices_that_share_items_count_as_fewer() -> None:
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(12, 2, generator=rng, dtype=torch.float64)
+    every = torch.combinations(torch.arange(12))
+    same = Pairs.from_rows(vectors, every[:, 0], every[:, 1], torch.zeros(len(every), dtype=torch.long))
+    fresh = judged(users=1, pairs_each=len(every))
+    personal = torch.where(torch.arange(len(every)) % 3 > 0, 0.7, 0.3).double()
+    half = torch.full_like(personal, 0.5)
+    repeated, independent = verdicts(same, personal, half), verdicts(fresh, personal, half)
+    assert float(repeated.log_odds) == pytest.approx(float(independent.log_odds) / (len(every) / 11))
+    assert float(repeated.p_value) > float(independent.p_value)
+
+
+def test_a_person_without_choices_has_no_odds_and_one_with_a_single_choice_no_verdict() -> None:
+    pairs = judged(users=3, pairs_each=2).select(torch.tensor([0, 1, 2]))
+    found = verdicts(pairs, torch.tensor([0.9, 0.8, 0.9]).double(), torch.full((3,), 0.5).double())
+    assert math.isnan(float(found.log_odds[2]))
+    assert float(found.p_value[1]) == 1.0
+    assert found.counts() == {"helps": 0, "hurts": 0, "undecided": 2}
+
+
+def test_the_worst_tenth_is_of_those_with_choices() -> None:
+    per_user = torch.cat([torch.linspace(0.5, 0.99, 50, dtype=torch.float64), torch.tensor([math.nan]).double()])
+    assert worst_tenth(Accuracy(per_user, 0.0, 0.0, 0.0, 0)) == pytest.approx(float(per_user[:5].mean()))
+
+
+def test_leaving_out_one_user_or_group_equals_the_slow_way() -> None:
+    pairs = random_pairs(users=6, rows=20, pairs=80, seed=3)
+    pairs = Pairs.from_rows(
+        pairs.vectors, pairs.chosen, pairs.rejected, pairs.user, users=pairs.users, group=torch.arange(20) // 3
+    )
+    rng = torch.Generator().manual_seed(1)
+    ours, theirs = (torch.randn(80, generator=rng) for _ in range(2))
+    model, baseline = accuracy_of_margins(pairs, ours), accuracy_of_margins(pairs, theirs)
+    slow = []
+    for user in range(6):
+        kept = pairs.user != user
+        part = pairs.select(kept)
+        slow.append(gain(accuracy_of_margins(part, ours[kept]), accuracy_of_margins(part, theirs[kept])).mean)
+    found = without_one_user(model, baseline)
+    assert (found.low, found.high) == pytest.approx((min(slow), max(slow)))
+    better = (ours > 0).double() - (theirs > 0).double()
+    slow = []
+    for group in range(7):
+        kept = (pairs.group[pairs.chosen] != group) & (pairs.group[pairs.rejected] != group)
+        part = pairs.select(kept)
+        slow.append(gain(accuracy_of_margins(part, ours[kept]), accuracy_of_margins(part, theirs[kept])).mean)
+    found = without_one_group(pairs, better)
+    assert (found.low, found.high) == pytest.approx((min(slow), max(slow)))
+
+
+def test_with_one_person_or_one_group_nothing_can_be_left_out() -> None:
+    pairs = judged(users=1, pairs_each=3)
+    one = accuracy_of_margins(pairs, torch.ones(3))
+    assert math.isnan(without_one_user(one, one).low)
+    together = Pairs.from_rows(
+        pairs.vectors, pairs.chosen, pairs.rejected, pairs.user, group=torch.zeros(6, dtype=torch.long)
+    )
+    assert math.isnan(without_one_group(together, torch.ones(3)).low)

@@ -1,0 +1,103 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from builders import random_pairs
+from fitting_builders import FIXED
+from lore.errors import ConfigError, DataError
+from lore.fitting import validation
+from lore.fitting.checkpoint import Checkpoint
+from lore.fitting.fit import FitConfig, fit_basis
+from lore.pairs.table import Pairs
+from lore.solvers.objective import Likelihood
+
+HELD_OUT_LOSS = validation.held_out_loss
+
+
+def interrupted_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at a pass over the data."""
+    passes, project = iter(range(calls)), Likelihood.project
+
+    def project_or_stop(table: Likelihood, basis: torch.Tensor) -> torch.Tensor:
+        if next(passes, None) is None:
+            raise KeyboardInterrupt
+        return project(table, basis)
+
+    monkeypatch.setattr(Likelihood, "project", project_or_stop)
+
+
+@pytest.mark.parametrize("passes", [20, 30])
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    pairs, path = random_pairs(pairs=20_001, rows=400), tmp_path / "fit.safetensors"
+    config = replace(FIXED, tolerance=1e-4)
+    whole = fit_basis(pairs, config)
+    with monkeypatch.context() as patch:
+        interrupted_after(passes, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit_basis(pairs, config, checkpoint=path)
+    resumed = fit_basis(pairs, config, checkpoint=path)
+    assert resumed.objective == pytest.approx(whole.objective, rel=1e-4)
+    assert resumed.history[0] < whole.history[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_validated_before_an_interruption_is_not_validated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: Pairs
+) -> None:
+    path, config = tmp_path / "fit.safetensors", FitConfig(rank=2)
+    whole, losses = fit_basis(planted, config), []
+
+    def stopping(*arguments: object) -> float:
+        if len(losses) == 3:
+            raise KeyboardInterrupt
+        losses.append(HELD_OUT_LOSS(*arguments))
+        return losses[-1]
+
+    def counting(*arguments: object) -> float:
+        losses.append(HELD_OUT_LOSS(*arguments))
+        return losses[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "held_out_loss", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fit_basis(planted, config, checkpoint=path)
+        patch.setattr(validation, "held_out_loss", counting)
+        resumed = fit_basis(planted, config, checkpoint=path)
+        interrupted = len(losses)
+        losses.clear()
+        fit_basis(planted, config)
+        assert len(losses) == interrupted
+    assert (resumed.strength, resumed.weight_strength) == (whole.strength, whole.weight_strength)
+    assert torch.equal(resumed.basis.vectors, whole.basis.vectors)
+
+
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: Pairs
+) -> None:
+    path = tmp_path / "fit.safetensors"
+    with monkeypatch.context() as patch:
+        interrupted_after(12, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit_basis(planted, FIXED, checkpoint=path)
+    for pairs, config in [(planted, replace(FIXED, rank=2)), (planted.select(torch.arange(200)), FIXED)]:
+        with pytest.raises(ConfigError, match=r"`checkpoint` .*other pairs"):
+            fit_basis(pairs, config, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="not the checkpoint of a fit"):
+        fit_basis(planted, FIXED, checkpoint=path)
+
+
+def test_a_checkpoint_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = iter(range(0, 1_000, 2))
+    monkeypatch.setattr("lore.fitting.checkpoint.time.monotonic", lambda: next(clock))
+    path = tmp_path / "fit.safetensors"
+    checkpoint, written = Checkpoint(path, ""), []
+    for step in range(6):
+        checkpoint.keep({"basis": torch.full((2, 1), float(step))})
+        written.append(float(load_file(path)["basis"][0, 0]) if path.exists() else None)
+    assert written == [None, None, 2.0, 2.0, 2.0, 5.0]

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from builders import small_rows
+from lore.data.formats import load, load_with_issues
+from lore.errors import DataError, RunError
+from lore.runs.artifacts import Run
+from lore.runs.steps import embed_step, evaluate_step, fit_step, personalize_step, sweep_step
+from lore.runs.training import train
+from runs_builders import CONFIG
+
+
+def test_a_model_is_replaced_only_by_force_and_its_report_goes_with_it(tmp_path: Path) -> None:
+    train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
+    with pytest.raises(RunError, match="`force`"):
+        fit_step(tmp_path / "run", "simplex", 3)
+    fit_step(tmp_path / "run", "simplex", 3, force=True)
+    assert Run.load(tmp_path / "run").basis.rank == 3
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_people_who_are_known_are_learned_anew_only_when_asked_for(tmp_path: Path) -> None:
+    train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
+    known = load(small_rows(users=1, prompts=2))
+    with pytest.raises(RunError, match="'u0'"):
+        personalize_step(tmp_path / "run", known)
+    before = Run.load(tmp_path / "run").weights_of("u0")
+    assert personalize_step(tmp_path / "run", known, replace_known=True) == 1
+    assert not torch.equal(Run.load(tmp_path / "run").weights_of("u0"), before)
+
+
+def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) -> None:
+    train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
+    before = Run.load(tmp_path / "run")
+    nothing = [row | {"weight": 0.0} for row in small_rows(users=2) if row["user_id"] == "u0"]
+    nothing.append({"user_id": "new", "prompt": "p", "chosen": "same", "rejected": "same"})
+    with pytest.raises(DataError, match="no usable comparison"):
+        personalize_step(tmp_path / "run", load(nothing), replace_known=True)
+    told = [row for row in small_rows(users=2, prompts=2) if row["user_id"] == "u1"]
+    assert personalize_step(tmp_path / "run", load(nothing + told), replace_known=True) == 1
+    after = Run.load(tmp_path / "run")
+    assert "new" not in after.users
+    assert torch.equal(after.weights_of("u0"), before.weights_of("u0"))
+    assert not torch.equal(after.weights_of("u1"), before.weights_of("u1"))
+
+
+def test_the_steps_do_what_the_whole_does(tmp_path: Path) -> None:
+    preferences = load(small_rows(users=24))
+    embed_step(preferences, tmp_path / "run", CONFIG)
+    with pytest.raises(RunError, match="not finished"):
+        Run.load(tmp_path / "run")
+    fit = fit_step(tmp_path / "run", "simplex", 2)
+    assert fit.basis.rank == 2
+    found = evaluate_step(tmp_path / "run")
+    assert found["seen_train"].mean > 0.9
+    assert {result.model for result in sweep_step(tmp_path / "run", [1])} >= {"pooled", "wrong_user"}
+    newcomers = [row | {"user_id": "new-" + row["user_id"]} for row in small_rows(users=2)]
+    assert personalize_step(tmp_path / "run", load(newcomers)) == 2
+    run = Run.load(tmp_path / "run")
+    assert "new-u1" in run.users
+    torch.testing.assert_close(run.weights_of("new-u1"), run.weights_of("u1"), atol=1e-2, rtol=0)
