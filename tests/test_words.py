@@ -64,4 +64,5 @@ def test_docstrings_open_with_a_verb_or_a_noun_and_have_short_sentences(path: Pa
 def test_one_noun_is_used_for_users() -> None:
     other = re.compile(r"\b(person|people|somebody|everybody|nobody|strangers?)\b", re.IGNORECASE)
     for path in [*FILES, *SOURCE.rglob("*.html")]:
-        assert not other.findall(path.read_text()), path
+        text = path.read_text().replace('"people": "users"', "")  # a field of report.json in its format 0
+        assert not other.findall(text), path

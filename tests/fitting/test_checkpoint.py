@@ -101,3 +101,37 @@ def test_a_checkpoint_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPat
         checkpoint.keep({"basis": torch.full((2, 1), float(step))})
         written.append(float(load_file(path)["basis"][0, 0]) if path.exists() else None)
     assert written == [None, None, 2.0, 2.0, 2.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [FitConfig(rank=2), FitConfig(rank="auto"), FitConfig(family="gaussian", rank="auto")],
+    ids=["simplex", "simplex-auto", "gaussian-auto"],
+)
+def test_what_ninety_percent_of_a_fit_have_done_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: FitConfig
+) -> None:
+    pairs, path = random_pairs(users=20, pairs=600, polar=True), tmp_path / "fit.safetensors"
+    product, calls = Likelihood.project, [0]
+
+    def counted(table: Likelihood, basis: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == limit:
+            raise KeyboardInterrupt
+        return product(table, basis)
+
+    monkeypatch.setattr(Likelihood, "project", counted)
+    limit = 0
+    whole = fit_basis(pairs, config)
+    total, limit = calls[0], round(0.9 * calls[0])
+    calls[0] = 0
+    with pytest.raises(KeyboardInterrupt):
+        fit_basis(pairs, config, checkpoint=path)
+    calls[0], limit = 0, 0
+    resumed = fit_basis(pairs, config, checkpoint=path)
+    assert calls[0] < 0.6 * total
+    assert resumed.basis.rank == whole.basis.rank
+    assert resumed.strength == whole.strength
+    assert resumed.validation == pytest.approx(whole.validation, abs=2e-4)
+    assert resumed.objective == pytest.approx(whole.objective, rel=2e-2)
+    assert not path.exists()

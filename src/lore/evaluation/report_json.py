@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lore.evaluation.calibration import Calibration
 from lore.evaluation.summary import ReportStatistics, Summary, headline, headline_gain
-from lore.files import JsonFormat
+from lore.files import JsonFormat, read_json
 
-# Format 0 had `finding` and `users` for `headline` and `users`, and no `optimality`.
+_RENAMED = {"finding": "headline", "people": "users"}  # names of format 0, whose fits had no `optimality`
 REPORT_FORMAT = JsonFormat(
     name="the report",
     number=1,
@@ -58,6 +59,18 @@ def report_json(summary: Summary) -> dict[str, Any]:
         ],
         "seconds": summary.seconds,
     }
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of a `report.json` of this version or an earlier one, under today's names.
+
+    Raises:
+        DataError: it cannot be read, or is of a newer format.
+    """
+    values = read_json(path)
+    if isinstance(values, dict) and "format" not in values:
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
+    return REPORT_FORMAT.check(str(path), values)[1]
 
 
 def _statistics_json(statistics: ReportStatistics) -> dict[str, Any]:
