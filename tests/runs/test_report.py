@@ -50,7 +50,7 @@ def test_people_without_tastes_of_their_own_get_a_report_as_well(
     found = train(load_with_issues(rows), tmp_path / "run", TrainConfig(family="gaussian", unseen=0.25))
     assert found.sweep.chosen.basis.rank == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    people = report["people"]
+    people = report["users"]
     assert people["helps"] == people["hurts"] == 0  # three choices a person tell nothing
     assert report["collapse"]["effective_rank"] >= 0
     assert "Personalizing helps" not in report["headline"]

@@ -112,7 +112,7 @@ def test_sigterm_under_load_loses_nothing_that_was_acknowledged(run: Path, tmp_p
 def test_many_requests_share_a_commit_and_each_gets_its_own_answer(tmp_path: Path) -> None:
     opened = Database(str(tmp_path / "events.sqlite"))
     commits = []
-    append = opened.store.append
+    append = opened.store.events.append
 
     def slow(batches: Any, vectors: Any) -> Any:
         commits.append(len(batches))
@@ -121,8 +121,8 @@ def test_many_requests_share_a_commit_and_each_gets_its_own_answer(tmp_path: Pat
         return append(batches, vectors)
 
     gate = threading.Event()
-    opened.store.append = slow  # type: ignore[method-assign]
-    writer = Writer(opened.store)
+    opened.store.events.append = slow  # type: ignore[method-assign]
+    writer = Writer(opened.store.events)
     bad = [replace(events("ann", 1)[0], label=0.25)]
     batches = [events("ann", 1), *(events("ann", 1, at) for at in range(1, 9)), bad]
     answers: list[Any] = [None] * len(batches)

@@ -79,7 +79,7 @@ def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
 
 
 def test_each_of_several_erasures_stays_done_and_weights_without_rows_go_too(run: Path) -> None:
-    ids = read_json(run / "users" / "ids.json")
+    ids = read_json(run / "users" / "ids.json")["ids"]
     weights = Run.load(run).weights
     save_users(run / "users", [*ids, "personalized later"], torch.cat([weights, weights[:1]]))
     with TestClient(create_app(run)) as http:

@@ -122,7 +122,7 @@ def test_a_full_or_read_only_database_acknowledges_nothing(client: Client, run: 
 
 def test_a_clock_that_is_set_back_changes_no_order(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     first = client.feedback("ann", choices(1))["weights_version"]
-    monkeypatch.setattr("lore.serve.store.store.time.time", lambda: 0.0)
+    monkeypatch.setattr("lore.serve.store.events.time.time", lambda: 0.0)
     assert client.feedback("ann", choices(1, 1))["weights_version"] > first
     assert [row["comparison_id"] for row in client.export("ann")] == ["e0", "e1"]
 

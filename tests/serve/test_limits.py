@@ -104,14 +104,14 @@ def test_more_than_a_token_may_ask_is_put_off(run: Path) -> None:
 def test_more_at_once_than_is_worked_on_is_turned_away_at_once(run: Path) -> None:
     own = Application(run, limits=Limits(at_once=1))
     entered, leave = threading.Event(), threading.Event()
-    person = own.service.person
+    person = own.service.user_state
 
     def slow(*given: Any) -> Any:
         entered.set()
         leave.wait()
         return person(*given)
 
-    own.service.person = slow  # type: ignore[method-assign]
+    own.service.user_state = slow  # type: ignore[method-assign]
     with TestClient(own.gated()) as http:
         first: list[int] = []
         thread = threading.Thread(target=lambda: first.append(http.get("/v1/users/ann").status_code))

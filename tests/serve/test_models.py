@@ -52,7 +52,7 @@ def test_a_new_model_is_served_beside_compared_taken_and_given_back(run: Path, b
             client.feedback(f"late {user}", choices(3, 100 + 10 * user))
         listed = lore("model", run).output
         assert "points (95 % interval" in listed
-        assert "beside the one that answers, 6 people" in listed
+        assert "beside the one that answers, 6 users" in listed
         standing = {one["version"]: one for one in client.models()}
         assert standing[old["model_version"]]["serving"]
         assert standing[new]["gain"]["mean"] >= 0
@@ -117,7 +117,7 @@ def test_an_operator_sees_people_accuracy_load_and_models_and_nobodys_name(run: 
         found = http.get("/v1/overview")
         seen = found.json()
         counted = len(read_people(run)) + 8
-        assert seen["people"] == counted
+        assert seen["users"] == counted
         assert len(seen["map"]) == counted
         assert sum(place["comparisons"] for place in seen["map"]) == seen["comparisons"]
         assert sum(span["comparisons"] for span in seen["accuracy"]) == 48

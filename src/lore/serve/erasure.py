@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
 
 from lore.data.builder import without_user
 from lore.data.formats import load
 from lore.data.messages import text_of
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
-from lore.files import read_json, write_json
-from lore.runs.artifacts import save_users
+from lore.pairs.splits import SPLIT_FORMAT
+from lore.runs.artifacts import read_users, save_users
+from lore.runs.folder import RunFolder
 from lore.serve.service import TENANT, Service
 
-_REPORTS = ("report.html", "report.json")
 _LOCK = ".erasing.lock"
 
 
@@ -33,32 +32,30 @@ def erase_from_run(service: Service, tenant: str, user: str) -> bool:
     """
     if tenant != TENANT:
         return False
-    folder = service.run.folder
-    with FileLock(folder / _LOCK):
-        preferences = load(folder / "preferences.parquet")
-        in_weights = _erase_from_users(folder / "users", user)
+    folder = RunFolder(service.run.folder)
+    with FileLock(folder.path / _LOCK):
+        preferences = load(folder.preferences)
+        in_weights = _erase_from_users(folder.users, user)
         if user not in preferences.users:
             return in_weights
         remaining = without_user(preferences, user)
-        _erase_from_split(folder / "split.json", preferences, remaining, user)
+        _erase_from_split(folder.split, preferences, remaining, user)
         texts = _texts(preferences) - _texts(remaining)
-        for name in _REPORTS:
-            path = folder / name
+        for path in (folder.report_html, folder.report_json):
             if path.exists() and _shows(path.read_text(encoding="utf-8"), user, texts):
                 path.unlink()
         unneeded = set(preferences.conversation_keys()) - set(remaining.conversation_keys())
-        Embeddings.drop(folder / "embeddings", sorted(unneeded - service.store.events.in_use(unneeded)))
-        remaining.to_parquet(folder / "preferences.parquet")
+        Embeddings.drop(folder.embeddings, sorted(unneeded - service.store.events.in_use(unneeded)))
+        remaining.to_parquet(folder.preferences)
         service.reload_run(remaining)
     return True
 
 
 def _erase_from_users(folder: Path, user: str) -> bool:
-    """Drop a user's weights; whether there were any."""
-    ids = read_json(folder / "ids.json")
+    """Drop a user's weights; return True if there were any."""
+    ids, weights = read_users(folder)
     if user not in ids:
         return False
-    weights = load_file(folder / "weights.safetensors")["weights"]
     rows = [row for row, other in enumerate(ids) if other != user]
     save_users(folder, [ids[row] for row in rows], weights[torch.tensor(rows, dtype=torch.long)])
     return True
@@ -79,7 +76,7 @@ def _erase_from_split(path: Path, before: Preferences, after: Preferences, user:
     """Drop the user and their comparisons; the others' are numbered as in the new table."""
     if not path.exists():
         return
-    split = read_json(path)
+    _, split = SPLIT_FORMAT.read(path)
     if split["data"] == after.fingerprint():
         return  # an erasure that was cut short had come as far as this
     number = before.users.index(user)
@@ -91,4 +88,4 @@ def _erase_from_split(path: Path, before: Preferences, after: Preferences, user:
         if rows is not None:
             split["comparisons"][name] = [int(position[row]) for row in rows if before.user[row] != number]
             split["pairs"][name] = len(split["comparisons"][name])
-    write_json(path, split)
+    SPLIT_FORMAT.write(path, split)
