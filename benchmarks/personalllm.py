@@ -50,7 +50,7 @@ def main() -> None:
     )
     spent, peak = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"protocol": protocol, "seconds": round(spent), "peak_gib": round(peak, 1), "dim": DIM}))
-    print(found.finding)
+    print(found.headline)
     for result in found.sweep.results:
         if result.shots is None:
             print(f"{result.model} {result.rank} {result.setting}: {100 * result.accuracy:.1f}")

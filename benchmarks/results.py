@@ -75,7 +75,7 @@ def by_seed(found: list[dict[str, Any]]) -> str:
     lines.append(f"Pooled on seen_test by seed: {', '.join(f'{x:.1f}' for x in pooled)}; median {median(pooled):.1f}.")
     for seed, report in zip(SEEDS, found, strict=True):
         chosen = f"{report['chosen']['family']}, rank {report['chosen']['rank']}"
-        lines.append(f"- seed {seed}, {chosen}: “{report['finding']}”")
+        lines.append(f"- seed {seed}, {chosen}: “{report['headline']}”")
     return "\n".join(lines)
 
 

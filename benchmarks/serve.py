@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from lore.serve.store.database import Database
-from lore.serve.store.store import Batch, Event
+from lore.serve.store.events import Batch, Event
 from serving import Server
 
 CONNECTIONS = 16
@@ -132,7 +132,7 @@ def crowd(database: str, people: int) -> float:
     begin, opened = time.perf_counter(), Database(database)
     events = strangers(people)
     while some := list(itertools.islice(events, 5_000)):
-        opened.store.append([Batch("default", some)])
+        opened.store.events.append([Batch("default", some)])
     opened.close()
     return people / (time.perf_counter() - begin)
 

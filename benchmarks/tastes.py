@@ -15,7 +15,7 @@ import torch
 from gaussian import demo
 
 import lore
-from lore.fitting.gaussian_search import taste_features
+from lore.fitting.gaussian_model import item_features
 from lore.pairs.table import Pairs
 
 PLANTED = (2, 4, 8)
@@ -26,7 +26,7 @@ STRENGTH = 2.0  # standard deviation of a taste among people, along its directio
 def planted(pairs: Pairs, tastes: int, seed: int) -> Pairs:
     """The same pairs, as people with some tastes judge them."""
     rng = torch.Generator().manual_seed(seed)
-    features = (pairs.vectors @ taste_features(pairs)).double()
+    features = (pairs.vectors @ item_features(pairs)).double()
     directions = torch.linalg.qr(torch.randn(features.shape[1], tastes, generator=rng, dtype=torch.float64)).Q
     common = COMMON * torch.randn(features.shape[1], generator=rng, dtype=torch.float64)
     own = STRENGTH * torch.randn(len(pairs.users), tastes, generator=rng, dtype=torch.float64) @ directions.T

@@ -94,7 +94,7 @@ def test_bad_candidates_are_refused(rewards: PersonalRewards) -> None:
     for candidates, words in (
         ([], "empty"),
         ([3], "chat messages"),
-        ([[{"role": "x", "content": "y"}]], "chat messages"),
+        ([[{"role": "x", "content": "y"}]], "unknown role"),
     ):
         with pytest.raises(DataError, match=words):
             rewards.rerank("u0", "p", candidates)

@@ -18,7 +18,7 @@ from lore.runs.training import train
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
-    monkeypatch.setattr("lore.rewards.load_encoder", lambda *_: HashEncoder())
+    monkeypatch.setattr("lore.runs.rewards.load_encoder", lambda *_: HashEncoder())
     config = TrainConfig(family="simplex", ranks=(2,), unseen=0.25)
     return train(load_with_issues(small_rows(users=24)), tmp_path / "run", config).folder
 

@@ -71,7 +71,7 @@ def check(preferences: Preferences, row_findings: Sequence[DataIssue] = (), *, t
     """Count what is in a table and find what is wrong with it.
 
     Args:
-        preferences: from `lore.load` or `lore.sources.read`.
+        preferences: from `lore.load` or `lore.data.load_with_issues`.
         row_findings: what reading it noted.
         to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """

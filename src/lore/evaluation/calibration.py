@@ -45,7 +45,7 @@ def probabilities(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor)
     """P(chosen preferred to rejected) of each pair, `[pairs]`.
 
     For the gaussian family and `users` from `fit_weights`, with what is not known of their weights averaged over
-    (`lore.objective.moderated_margins`).
+    (`lore.solvers.objective.moderated_margins`).
     """
     margin = margins(pairs, basis, users).double()
     if basis.family == "gaussian" and isinstance(users, UserWeights):

@@ -1,7 +1,7 @@
 """The published recipes: Adam on basis and weights, jointly or in turn, for a fixed number of steps.
 
 For comparison with `fit_basis` and `fit_weights`, which converge and say so (Bose et al. 2025, section 4 and appendix;
-the objectives as in `lore.objective`, with its temperature of 100). Logits are what a softmax makes weights of.
+the objectives as in `lore.solvers.objective`, with its temperature of 100). Logits are what a softmax makes weights of.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ _IDENTIFIERS = (str, int)
 
 
 class SkipRow(Exception):  # noqa: N818 - not an error: it ends one row, quietly
-    """This row cannot be used; the reason has been noted. Never leaves `lore.sources`."""
+    """This row cannot be used; the reason has been noted. Never leaves `lore.data.formats`."""
 
 
 class Row:

@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates the database whose connection `lore.serve.database` hands over."""
+"""Run by Alembic: migrates the database whose connection `lore.serve.store.database` hands over."""
 
 from alembic import context
 
