@@ -116,7 +116,11 @@ def job_b(pairs: Pairs, reference: Tensor) -> Figures:
         for strength in (1e-3, 3e-4, 1e-4, 3e-5)
     ]
     seconds, fits = timed(lambda: fit_bases(pairs, configs, reference), 3)
-    return {"seconds": seconds, "optimality": max(fit.optimality for fit in fits), "converged": all(fit.converged for fit in fits)}
+    return {
+        "seconds": seconds,
+        "optimality": max(fit.optimality for fit in fits),
+        "converged": all(fit.converged for fit in fits),
+    }
 
 
 def job_c(pairs: Pairs, reference: Tensor) -> Figures:

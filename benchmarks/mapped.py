@@ -58,7 +58,12 @@ def main() -> None:
         fit = fit_basis(pairs, config, reference=vectors[0])
         seconds = time.perf_counter() - begin
         watch.done.set()
-    figures = {"seconds": round(seconds, 1), "steps": len(fit.history) - 1, "optimality": fit.optimality, "converged": fit.converged}
+    figures = {
+        "seconds": round(seconds, 1),
+        "steps": len(fit.history) - 1,
+        "optimality": fit.optimality,
+        "converged": fit.converged,
+    }
     print(json.dumps({"file_gib": round(ROWS * DIM * 4 / 2**30, 2), **figures, "private_gib": round(watch.peak, 2)}))
 
 

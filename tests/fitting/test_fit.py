@@ -14,15 +14,8 @@ from lore.evaluation.metrics import accuracy
 from lore.fitting.fit import FitConfig, fit_bases, fit_basis, iterate_fits
 from lore.fitting.likelihood import likelihood, spectrum_of
 from lore.fitting.personalize import fit_weights
-from lore.fitting.simplex_problem import (
-    Evaluation,
-    Regularization,
-    Request,
-    SimplexDescent,
-    SimplexProblem,
-    descend,
-    evaluate_many,
-)
+from lore.fitting.simplex_descent import SimplexDescent, descend
+from lore.fitting.simplex_problem import Evaluation, Regularization, Request, SimplexProblem, evaluate_many
 from lore.pairs.table import Pairs
 from lore.solvers.objective import Likelihood
 

@@ -8,7 +8,7 @@ import torch
 from lore.errors import ConfigError
 
 Pooling = Literal["last", "mean", "first"]
-OnLong = Literal["error", "drop", "left", "right"]
+Truncation = Literal["error", "drop", "left", "right"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 _RENAMED = {"on_long": "truncation"}
@@ -34,7 +34,7 @@ class EncoderOptions:
 
     pooling: Pooling | None = None
     max_length: int | None = None
-    truncation: OnLong | None = None
+    truncation: Truncation | None = None
     dtype: DtypeName | None = None
     storage: DtypeName = "float32"
     batch_tokens: int | None = None
@@ -43,7 +43,12 @@ class EncoderOptions:
     share_prompts: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("pooling", Pooling), ("truncation", OnLong), ("dtype", DtypeName), ("storage", DtypeName)):
+        for name, kind in (
+            ("pooling", Pooling),
+            ("truncation", Truncation),
+            ("dtype", DtypeName),
+            ("storage", DtypeName),
+        ):
             value = getattr(self, name)
             if value not in (*get_args(kind), None):
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")

@@ -1,6 +1,7 @@
 """Vectors that were made elsewhere, in a file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class PrecomputedVectors:
 
     def __init__(self, path: Path, preferences: Preferences) -> None:
         self._path = path
-        vectors, reference, keys = _read(path)
+        content = read_vectors(path)
+        vectors, reference, keys = content.vectors, content.reference, content.keys
         if keys is None:
             keys = preferences.conversation_keys()
             if len(vectors) != len(keys):
@@ -60,20 +62,39 @@ class PrecomputedVectors:
         return Encoded.whole(self._vectors[rows])
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor | None, list[bytes] | None]:
-    """Vectors `[rows, dim]`, the reward head, and the keys of the conversations where the file names them."""
+@dataclass(frozen=True)
+class VectorFile:
+    """The content of a file of vectors.
+
+    Attributes:
+        vectors: `[rows, dim]`.
+        reference: reward head, `[dim]`, or None.
+        keys: of the conversations, if the file names them.
+    """
+
+    vectors: Tensor
+    reference: Tensor | None = None
+    keys: list[bytes] | None = None
+
+
+def read_vectors(path: Path) -> VectorFile:
+    """Read a `.safetensors`, `.npy` or `.parquet` file of vectors.
+
+    Raises:
+        EncoderError: it cannot be read, or holds none.
+    """
     try:
         if path.suffix == ".npy":
-            return _matrix(path, torch.from_numpy(np.load(path, allow_pickle=False))), None, None
+            return VectorFile(_matrix(path, torch.from_numpy(np.load(path, allow_pickle=False))))
         if path.suffix == ".parquet":
             table = pq.read_table(path)
-            return _matrix(path, _column(path, table)), None, _keys(table)
+            return VectorFile(_matrix(path, _column(path, table)), keys=_keys(table))
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             if "embeddings" not in names:
                 raise EncoderError(f"{path}: has no key `embeddings`, only {', '.join(sorted(names))}; name it so")
             reference = file.get_tensor("reference").flatten().float() if "reference" in names else None
-            return _matrix(path, file.get_tensor("embeddings")), reference, None
+            return VectorFile(_matrix(path, file.get_tensor("embeddings")), reference)
     except (OSError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
         raise EncoderError(f"{path}: cannot be read as embeddings ({str(error).splitlines()[0]})") from None
 

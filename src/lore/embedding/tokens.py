@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lore.data.messages import Messages, as_json
-from lore.embedding.options import EncoderOptions, OnLong
+from lore.embedding.options import EncoderOptions, Truncation
 from lore.errors import EncoderError
 
 Conversation = tuple[Messages, Messages]
@@ -34,10 +34,12 @@ class LengthLimit:
     """The most tokens a conversation may have, and what happens to a longer one."""
 
     tokens: int
-    truncation: OnLong
+    truncation: Truncation
 
     @classmethod
-    def of(cls, name: str, options: EncoderOptions, *, maximum: int, usual: int, truncation: OnLong) -> "LengthLimit":
+    def of(
+        cls, name: str, options: EncoderOptions, *, maximum: int, usual: int, truncation: Truncation
+    ) -> "LengthLimit":
         """Return the limit in the options, or the usual one of an encoder that reads `maximum` tokens.
 
         Raises:

@@ -64,4 +64,4 @@ def _validation_fold(
     if name not in checkpoint.tensors:
         checkpoint.keep({name: fit_pooled(data, fold, config, strength).squeeze(1)})
     center = checkpoint.tensors[name].to(data.pairs.empty)
-    return ValidationFold(GaussianModel.of(fold.pairs, config, center, item_features(fold.pairs)), fold.held_out)
+    return ValidationFold.of(GaussianModel.of(fold.pairs, config, center, item_features(fold.pairs)), fold.held_out)

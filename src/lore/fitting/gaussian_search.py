@@ -170,43 +170,45 @@ def _validation(settings: GaussianSettings) -> float:
     return settings.validation
 
 
+@dataclass
 class ValidationFold:
     """The model of the training part of a fold, and the fold's held-out pairs.
 
     Attributes:
         model: of the training part.
+        table: likelihood of the held-out pairs.
+        projected: their differences of features, `[pairs, features]`.
+        offset: their margins of the center, `[pairs]`.
+        tastes: each user's deviation from the center at the last loss, `[users, features]`; None before the first.
     """
 
-    def __init__(self, model: GaussianModel, held_out: Pairs) -> None:
+    model: GaussianModel
+    table: Likelihood
+    projected: Tensor
+    offset: Tensor
+    tastes: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: GaussianModel, held_out: Pairs) -> "ValidationFold":
         """Project the held-out pairs."""
         table = likelihood(held_out, model.config.average, model.config.temperature)
-        projected, offset = table.project(model.features), table.project(model.center[:, None]).squeeze(1)
-        self._begin(model, table, projected, offset, None)
-
-    def _begin(
-        self, model: GaussianModel, table: Likelihood, projected: Tensor, offset: Tensor, tastes: Tensor | None
-    ) -> None:
-        self.model = model
-        self._table, self._projected, self._offset, self._tastes = table, projected, offset, tastes
+        return cls(model, table, table.project(model.features), table.project(model.center[:, None]).squeeze(1))
 
     def with_center_scale(self, scale: float) -> "ValidationFold":
         """Return the same fold around a center multiplied by a number."""
-        fold = ValidationFold.__new__(ValidationFold)
-        model = self.model.with_center_scale(scale)
-        fold._begin(model, self._table, self._projected, scale * self._offset, self._tastes)
-        return fold
+        return replace(self, model=self.model.with_center_scale(scale), offset=scale * self.offset)
 
     def loss(self, covariance: TasteCovariance) -> float:
         """Return the held-out log loss, marginalized over each user's posterior; warm-started from the last call."""
         start = None
-        if self._tastes is not None and covariance.variance > 0:
-            start = torch.linalg.solve(covariance.root, self._tastes.T).T
+        if self.tastes is not None and covariance.variance > 0:
+            start = torch.linalg.solve(covariance.root, self.tastes.T).T
         weights = self.model.posterior(covariance, SEARCH_TOLERANCE, start).weights
-        self._tastes = weights @ covariance.root.T
-        margins = self._table.margins(self._projected, self._tastes.to(self._projected)) + self._offset
-        targets = self._projected @ covariance.root.to(self._projected)
-        variances = self.model.variances(covariance, weights, targets, self._table.user)
-        return float(self._table.loss(moderated_margins(margins, variances, self.model.config.temperature)))
+        self.tastes = weights @ covariance.root.T
+        margins = self.table.margins(self.projected, self.tastes.to(self.projected)) + self.offset
+        targets = self.projected @ covariance.root.to(self.projected)
+        variances = self.model.variances(covariance, weights, targets, self.table.user)
+        return float(self.table.loss(moderated_margins(margins, variances, self.model.config.temperature)))
 
 
 class GaussianSearch:

@@ -13,19 +13,15 @@ from lore.fitting.basis import RewardBasis, reference_basis
 from lore.fitting.checkpoint import Checkpoint
 from lore.fitting.config import RANKS, Fit, FitConfig
 from lore.fitting.likelihood import likelihood
+from lore.fitting.simplex_descent import STARTS, SimplexDescent, StartPlan, descend, starting_bases
 from lore.fitting.simplex_problem import (
-    STARTS,
     Regularization,
     Request,
-    SimplexDescent,
     SimplexProblem,
     SolvedLoss,
-    StartPlan,
     UserState,
-    descend,
     evaluate_many,
     solve_many,
-    starting_bases,
 )
 from lore.fitting.validation import FitData, start_around, tuned_strengths
 from lore.solvers.lbfgs import OptimizeResult

@@ -15,16 +15,8 @@ from lore.errors import ConfigError, DataError
 from lore.fitting.checkpoint import Checkpoint, loss_name
 from lore.fitting.config import FitConfig
 from lore.fitting.likelihood import likelihood, spectrum_of
-from lore.fitting.simplex_problem import (
-    Regularization,
-    Request,
-    SimplexDescent,
-    SimplexProblem,
-    StartPlan,
-    descend,
-    solve_many,
-    starting_bases,
-)
+from lore.fitting.simplex_descent import SimplexDescent, StartPlan, descend, starting_bases
+from lore.fitting.simplex_problem import Regularization, Request, SimplexProblem, solve_many
 from lore.pairs.table import Pairs
 from lore.solvers.objective import Average
 from lore.solvers.preconditioners import Spectrum

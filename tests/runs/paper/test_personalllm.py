@@ -45,7 +45,7 @@ def test_personalllm_is_reproduced_in_the_four_settings(personalllm: Path, tmp_p
     again = reproduce("personalllm", tmp_path / "again", data=personalllm, protocol=protocol, seed=1)
     assert report_of(again.folder)["results"] == report["results"]
     assert (tmp_path / "run" / "report.html").exists()
-    with pytest.raises(RunError, match="it is repeated whole"):
+    with pytest.raises(RunError, match="repeat it whole"):
         evaluate_step(tmp_path / "run")
     assert list(Run.load(tmp_path / "run").users) == [*parts.seen_train.users, *parts.unseen_shots.users]
 

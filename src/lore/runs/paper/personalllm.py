@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lore.data.builder import PreferencesBuilder
@@ -19,8 +18,9 @@ from lore.data.formats.files import read_records
 from lore.data.formats.personalllm import RESPONSES, Scored, scored
 from lore.data.issues import IssueLog, SourceLocations
 from lore.data.simulation import best_against_worst, draw_weights
-from lore.embedding import encode
-from lore.errors import DataError, LoreError
+from lore.embedding.precomputed import read_vectors
+from lore.embedding.store import encode
+from lore.errors import DataError, EncoderError, LoreError
 from lore.evaluation.report_html import require_plotting
 from lore.evaluation.summary import Summary, compute_statistics
 from lore.fitting.personalize import fit_weights
@@ -216,14 +216,13 @@ def _given(
     for split in _SPLITS:
         path = folder / f"{split}.safetensors"
         try:
-            with safe_open(path, "pt") as file:
-                vectors = file.get_tensor("embeddings")
-                if "reference" in file.keys():  # noqa: SIM118
-                    reference = file.get_tensor("reference").flatten()
-        except (OSError, SafetensorError) as error:
-            raise DataError(f'{path}: cannot be read ({error}); give safetensors with the key "embeddings"') from None
+            content = read_vectors(path)
+        except EncoderError as error:
+            raise DataError(f'{error}; give safetensors with the key "embeddings"') from None
+        vectors = content.vectors
+        reference = content.reference if content.reference is not None else reference
         expected = RESPONSES * len(rows[split].prompts)
-        if vectors.dim() != 2 or len(vectors) != expected:
+        if len(vectors) != expected:
             raise DataError(
                 f"{path}: embeddings must be [{expected}, dim], eight rows a prompt, got {tuple(vectors.shape)}"
             )
