@@ -38,6 +38,7 @@ _REGULARIZED_STEPS = 20_000  # of `run_regularized`
 _STD_FACTOR = 0.25  # of the documented standard deviations of `run`
 
 Users = Sequence[Tensor]  # one tensor `[pairs, dim]` a user
+Dialogs = Mapping[Any, Mapping[str, Sequence[Tensor]]]  # the "chosen" and "rejected" embeddings of each dialog
 Solution = tuple[Tensor, Tensor]  # weights `[users, rank]` and basis `[dim, rank]`
 
 _log = logging.getLogger(__name__)
@@ -72,9 +73,6 @@ def create_sparse_tensor(dense_tensor: Any, sample_percentage: float) -> list[Te
     return [dense_tensor[user, torch.from_numpy(rows)].float() for user, rows in enumerate(drawn)]
 
 
-Dialogs = Mapping[Any, Mapping[str, Sequence[Tensor]]]
-
-
 def _differences(dialogs: Sequence[Mapping[str, Sequence[Tensor]]]) -> Tensor:
     """Chosen minus rejected, `[pairs, dim]`, dialog by dialog; `[0, 0]` without any."""
     rows = [a - b for dialog in dialogs for a, b in zip(dialog["chosen"], dialog["rejected"], strict=True)]
@@ -90,9 +88,8 @@ def create_dataset_prism_shots(embeddings: Mapping[Any, Dialogs], shots: int) ->
     """Return the same differences from at most `shots` random dialogs of every user."""
     for_users = [list(dialogs.values()) for dialogs in embeddings.values()]
     drawn = [sorted(random.sample(range(len(dialogs)), min(shots, len(dialogs)))) for dialogs in for_users]
-    return [
-        _differences([dialogs[index] for index in indices]) for dialogs, indices in zip(for_users, drawn, strict=True)
-    ]
+    samples = [[dialogs[index] for index in indices] for dialogs, indices in zip(for_users, drawn, strict=True)]
+    return [_differences(dialogs) for dialogs in samples]
 
 
 def group_embeddings_by_user(

@@ -78,7 +78,7 @@ def test_the_main_job_and_what_follows_it(lore: Command, jsonl: Write, tmp_path:
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, newcomers)))
     out = lore("personalize", run, tmp_path / "new.jsonl")[1]
     assert "weights of 1 users" in out
-    assert "1 people have no comparison that tells anything" in out
+    assert "1 users have no usable comparison" in out
 
 
 def test_few_people_are_evaluated_without_an_interval(lore: Command, jsonl: Write, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_demo_reproduce_and_serve_call_their_functions(
             load_with_issues(small_rows(users=24)), tmp_path / "run", TrainConfig(ranks=(1, 2), unseen=0.25), force=True
         )
 
-    for name in ("demo.run_demo", "reproduce.reproduce"):
+    for name in ("runs.demo.run_demo", "runs.paper.reproduce.reproduce"):
         monkeypatch.setattr(f"lore.{name}", quick)
     assert "Next: echo" in lore("demo", "--out", tmp_path / "run")[1]
     assert lore("reproduce", "tldr", "--data", jsonl([ROW]), "--out", tmp_path / "run")[0] == 0

@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
     [
         ({"unseen": 1.0}, ConfigError, "unseen"),
         ({"test": 0.0}, ConfigError, "test"),
-        ({"split_by": "row"}, ConfigError, "by"),
+        ({"by": "row"}, ConfigError, "by"),
     ],
 )
 def test_bad_splits_are_refused(options, error, words: str) -> None:

@@ -78,7 +78,7 @@ def test_an_interrupted_run_resumes_and_ends_like_an_undisturbed_one(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "step", ["check", "Pairs.from_embeddings", "fit_weights", "save_users", "write_report", "finish"]
+    "step", ["check", "Pairs.from_embeddings", "fit_weights", "save_users", "report_html", "finish"]
 )
 def test_an_interruption_of_any_step_leaves_nothing_half_written_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -95,7 +95,7 @@ def test_an_interruption_of_any_step_leaves_nothing_half_written_and_resumes(
     with pytest.raises(RunError, match=r"not finished|no such"):
         Run.load(tmp_path / "run")
     fits = {file: file.read_bytes() for file in (tmp_path / "run").glob("checkpoints/**/*.safetensors")}
-    assert bool(fits) == (step in ("fit_weights", "save_users", "write_report", "finish"))
+    assert bool(fits) == (step in ("fit_weights", "save_users", "report_html", "finish"))
     resumed = rows_of(train(reading, tmp_path / "run", CONFIG).folder)
     assert resumed["results"] == rows_of(train(reading, tmp_path / "whole", CONFIG).folder)["results"]
 

@@ -136,7 +136,7 @@ def test_many_requests_share_a_commit_and_each_gets_its_own_answer(tmp_path: Pat
         threads[0].join(0.001)
     for thread in threads[1:]:
         thread.start()
-    while writer._waiting.qsize() < len(batches) - 1:
+    while writer._thread._waiting.qsize() < len(batches) - 1:
         threads[-1].join(0.001)
     gate.set()
     for thread in threads:

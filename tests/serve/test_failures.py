@@ -64,7 +64,7 @@ def test_texts_that_arrive_together_are_encoded_together_and_remembered() -> Non
         threads[0].join(0.001)
     for thread in threads[1:]:
         thread.start()
-    while vectors._waiting.qsize() < 8:
+    while vectors._thread._waiting.qsize() < 8:
         threads[-1].join(0.001)
     gate.set()
     for thread in threads:

@@ -11,7 +11,7 @@ from lore.solvers.user_problems import UserProblems
 @pytest.mark.parametrize(("rows", "dim"), [(30, 6), (6, 30)])
 def test_features_are_principal_components_of_unit_mean_square(rows: int, dim: int) -> None:
     vectors = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    features = principal_features(vectors, most=4).map
+    features = principal_features(vectors, max_features=4).map
     assert features.shape == (dim, 4)
     found = (vectors - vectors.mean(0)) @ features
     assert float(found.square().mean()) == pytest.approx(1)

@@ -79,7 +79,7 @@ def test_a_split_that_was_saved_is_used_again(tmp_path: Path) -> None:
     other = written(tmp_path / "other", conversations=prism_lines(people=14))
     with pytest.raises(DataError, match="is not the split of these data"):
         reproduce("prism", tmp_path / "third", data=other, split_file=tmp_path / "mine.json")
-    with pytest.raises(ConfigError, match="simulates its people"):
+    with pytest.raises(ConfigError, match="simulates its users"):
         reproduce("personalllm", tmp_path / "fourth", split_file=tmp_path / "mine.json")
 
 
@@ -102,7 +102,7 @@ def test_prism_cannot_be_told_apart_by_form_and_the_originals_rendering_of_it_is
 
 def test_prism_of_too_few_people_and_given_embeddings_are_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "data", conversations=prism_lines(people=2))
-    with pytest.raises(DataError, match="people with 4 dialogs or more"):
+    with pytest.raises(DataError, match="users with 4 dialogs or more"):
         reproduce("prism", tmp_path / "run", data=data)
     for option in ({"embeddings": tmp_path}, {"concentration": 1.0}):
         with pytest.raises(ConfigError, match="for personalllm"):

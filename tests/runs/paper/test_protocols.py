@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from lore.errors import ConfigError, DataError, MissingExtra
-from lore.runs.paper import protocols as experiments
 from lore.runs.paper.protocols import load_settings
 from lore.runs.paper.reproduce import reproduce
+from lore.runs.paper.splits import experiment_split
 from runs_paper_builders import personalllm_rows, tldr_rows
 
 
@@ -17,8 +17,8 @@ def test_the_published_settings_are_in_the_files() -> None:
     assert found["tldr"].shots == tuple(range(5, 51, 5))
     assert found["tldr"].trials == 20
     assert load_settings("tldr", "lore").recipe is None
-    with pytest.raises(ConfigError, match="simulates its people"):
-        experiments.experiment_split("personalllm", found["personalllm"], None, None, 0)
+    with pytest.raises(ConfigError, match="simulates its users"):
+        experiment_split("personalllm", found["personalllm"], None, None, 0)
 
 
 def test_without_data_the_published_set_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
