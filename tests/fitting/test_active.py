@@ -5,7 +5,7 @@ from typer.main import get_command
 from builders import random_pairs
 from lore.cli import app
 from lore.errors import ConfigError, ShapeError
-from lore.fitting.active import WORTH, information, next_comparison, next_comparisons
+from lore.fitting.active import MIN_GAIN, information, next_comparison, next_comparisons
 from lore.fitting.basis import RewardBasis
 from lore.fitting.fit import FitConfig, fit_basis
 from lore.fitting.personalize import UserWeights, fit_weights
@@ -94,7 +94,7 @@ def test_it_says_stop_when_asking_more_is_not_worth_it() -> None:
     assert not next_comparison(people, basis, pool, candidates).stop
     assert next_comparison(people, basis, pool, candidates, min_gain=0.5).stop
     option = next(option for option in get_command(app).commands["ask"].params if option.name == "worth")
-    assert option.default == WORTH  # which the command cannot import without torch
+    assert option.default == MIN_GAIN  # which the command cannot import without torch
     assert next_comparison(people, basis, pool, torch.tensor([[1, 1]])).stop  # nothing to learn
 
 

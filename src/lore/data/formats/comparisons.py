@@ -18,7 +18,7 @@ class Parser:
         """Add the comparison of one row.
 
         Raises:
-            Rejected: the row cannot be used.
+            SkipRow: the row cannot be used.
         """
         user = row.identifier("user_id")
         prompt, chosen, rejected = _sides(row)

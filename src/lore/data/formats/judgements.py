@@ -35,7 +35,7 @@ class RankedParser:
         """Add the comparisons of one list; their ids are that of the list, and the two places.
 
         Raises:
-            Rejected: the row cannot be used.
+            SkipRow: the row cannot be used.
         """
         user, group, builder = row.identifier("user_id"), row.group(), self._builder
         weight = row.number("weight", 1.0, 0, float("inf"))

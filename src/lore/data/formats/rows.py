@@ -128,7 +128,7 @@ class ComparisonIds:
         """Return the `comparison_id` of a row, None where it has none.
 
         Raises:
-            Rejected: a row before had the same one and another content.
+            SkipRow: a row before had the same one and another content.
         """
         if row.record.get("comparison_id") is None:
             return None
