@@ -93,7 +93,7 @@ def test_it_says_stop_when_asking_more_is_not_worth_it() -> None:
     candidates = torch.combinations(torch.arange(60))
     assert not next_comparison(people, basis, pool, candidates).stop
     assert next_comparison(people, basis, pool, candidates, min_gain=0.5).stop
-    option = next(option for option in get_command(app).commands["ask"].params if option.name == "worth")
+    option = next(option for option in get_command(app).commands["ask"].params if option.name == "min_gain")
     assert option.default == MIN_GAIN  # which the command cannot import without torch
     assert next_comparison(people, basis, pool, torch.tensor([[1, 1]])).stop  # nothing to learn
 
