@@ -49,3 +49,22 @@ def test_minimize_forgets_curvature_that_misleads() -> None:
 
     found = minimize(kinked, torch.tensor([3.0, -0.7], dtype=torch.float64), 1e-9, 100)
     assert found.value < 0.5
+
+
+def test_a_search_that_finds_no_lower_value_begins_again_along_the_gradient() -> None:
+    search = Lbfgs(torch.tensor([2.0, 1.0], dtype=torch.float64), tolerance=1e-9, max_iterations=100)
+    scales = torch.tensor([1.0, 5.0], dtype=torch.float64)
+    for _ in range(4):  # some curvature is remembered
+        point = search.ask()
+        search.tell(1 + (scales * point.square()).sum() / 2, scales * point)
+    here = search.result().point
+    directions = set()
+    while not search.done:
+        offset = search.ask() - here
+        if offset.norm() > 1e-8:  # shorter ones are lost in the rounding of the point
+            directions.add(tuple((offset / offset.norm()).round(decimals=4).tolist()))
+        search.tell(torch.tensor(1e6, dtype=torch.float64), scales * here)
+    downhill = -scales * here / (scales * here).norm()
+    assert len(directions) == 2  # by the remembered curvature, then without it
+    assert tuple(downhill.round(decimals=4).tolist()) in directions
+    torch.testing.assert_close(search.result().point, here)
