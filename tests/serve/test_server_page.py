@@ -104,10 +104,10 @@ def test_the_operator_sees_people_accuracy_load_and_models(page: Any, server: Se
     with Client(server.url) as client:
         for row in rows:
             client.feedback(row["user_id"] + " new", [{side: row[side] for side in ("prompt", "chosen", "rejected")}])
-    page.focus("#tab-person")
+    page.focus("#tab-taste")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#models tr")
-    assert not page.is_visible("#person")
+    assert not page.is_visible("#taste")
     assert page.locator("#map circle").count() == 24 + 8
     assert page.locator("#accuracy polyline").count() == 2
     assert page.locator("#load rect").count() >= 2
@@ -116,7 +116,7 @@ def test_the_operator_sees_people_accuracy_load_and_models(page: Any, server: Se
     page.screenshot(path=tmp_path / "operator.png", full_page=True)
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    page.click("#tab-person")
+    page.click("#tab-taste")
     assert page.is_visible("#who")
 
 
@@ -126,7 +126,7 @@ def test_a_load_of_hundreds_a_second_is_shown_in_plain_numbers(page: Any, server
     at = seen["load"][-1]["at"]
     busy = {**seen["load"][-1], "at": at, "requests": 1_234 * seen["seconds"]}
     page.route("**/v1/overview", lambda route: route.fulfill(json={**seen, "load": [busy]}))
-    page.focus("#tab-person")
+    page.focus("#tab-taste")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#load rect")
     assert "1200" in page.locator("#load").text_content()
