@@ -123,8 +123,8 @@ def test_the_operator_sees_people_accuracy_load_and_models(page: Any, server: Se
 def test_a_load_of_hundreds_a_second_is_shown_in_plain_numbers(page: Any, server: Server) -> None:
     with Client(server.url) as client:
         seen = client.overview()
-    at = seen["load"][-1]["at"]
-    busy = {**seen["load"][-1], "at": at, "requests": 1_234 * seen["seconds"]}
+    at = seen["load"][-1]["start"]
+    busy = {**seen["load"][-1], "start": at, "requests": 1_234 * seen["seconds"]}
     page.route("**/v1/overview", lambda route: route.fulfill(json={**seen, "load": [busy]}))
     page.focus("#tab-taste")
     page.keyboard.press("ArrowRight")

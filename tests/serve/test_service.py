@@ -59,9 +59,9 @@ def test_a_taste_is_learned_and_explained_and_strangers_get_the_population(clien
     scores = [result["relevance_score"] for result in after["results"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
-    describe_directions = client.user("ann")["describe_directions"]
-    assert describe_directions
-    assert all(direction["strength"] >= 0 and direction["more"] for direction in describe_directions)
+    likes = client.user("ann")["likes"]
+    assert likes
+    assert all(direction["strength"] >= 0 and direction["more"] for direction in likes)
 
 
 def test_the_shapes_of_cohere_and_jina_are_taken(http: TestClient) -> None:

@@ -212,7 +212,7 @@ def user_routes(service: Service, access: Access, metrics: Metrics) -> APIRouter
             family=basis.family,
             weights=state.weights.tolist(),
             standard_deviations=None if covariance is None else covariance.diagonal().sqrt().tolist(),
-            describe_directions=describe_directions(service.pool, state) if state.user_weights is not None else [],
+            likes=describe_directions(service.pool, state) if state.user_weights is not None else [],
         )
 
     @router.delete("")

@@ -174,7 +174,7 @@ class UserAnswer(BaseModel):
     family: Literal["simplex", "gaussian"]
     weights: list[float]
     standard_deviations: list[float] | None
-    describe_directions: list["DirectionExamples"]
+    likes: list["DirectionExamples"]
 
 
 class DirectionExamples(BaseModel):
