@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+import tiny_models
 from builders import HashEncoder, random_pairs
+from lore.embedding import load_encoder
 from lore.errors import ConfigError, DataError, LoreError, RunError
 from lore.evaluation.report_json import read_report
 from lore.fitting.checkpoint import read_fit
@@ -77,6 +79,15 @@ def test_an_old_database_keeps_choices_and_erasures(run: Path) -> None:
         assert application.service.user_state("default", "u0").events == 6
     finally:
         application.close()
+
+
+@pytest.mark.parametrize("name", ["minilm", "reward LLM"])
+def test_encoders_of_an_old_store_are_known_by_the_same_fingerprint(name: str, tmp_path: Path) -> None:
+    encoder = load_encoder(name if name == "minilm" else str(tiny_models.save(tmp_path / "reward")))
+    libraries = ("torch", "transformers")
+    stored = json.loads((OLD / "fingerprints.json").read_text())[name]
+    today = {key: "any" if key in libraries else value for key, value in encoder.fingerprint.items()}
+    assert today == {key: "any" if key in libraries else value for key, value in stored.items()}
 
 
 def test_old_checkpoints_are_gone_on_from(tmp_path: Path) -> None:

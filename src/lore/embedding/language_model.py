@@ -28,7 +28,7 @@ _LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
 _PROBES: tuple[Conversation, ...] = (
     ((("user", "What is two and two?"),), (("assistant", "Four."),)),
-    ((("user", "What is two and two?"),), (("assistant", "It is four, as all users who counts to it will find."),)),
+    ((("user", "What is two and two?"),), (("assistant", "It is four, as everybody who counts to it will find."),)),
     ((("user", "Name a color."),), (("assistant", "Blue."),)),
 )
 
@@ -97,7 +97,7 @@ class LanguageModel:
             "template": short_hash(str(tokenizer.chat_template)),
             "pooling": f"{self._pooling} token" if self._pooling == "last" else self._pooling,
             "max_length": self._limit.tokens,
-            "truncation": self._limit.truncation,
+            "on_long": self._limit.truncation,  # the name in all stores since the first
             "dtype": str(self._dtype).removeprefix("torch."),
             "storage": self._options.storage,
             **library_versions(),

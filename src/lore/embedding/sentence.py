@@ -78,7 +78,7 @@ class SentenceEncoder:
             "reads": "response, prompt, length",
             "pooling": f"{self._pooling}, length 1",
             "max_length": self._limit.tokens,
-            "truncation": self._limit.truncation,
+            "on_long": self._limit.truncation,  # the name in all stores since the first
             "dtype": str(dtype).removeprefix("torch."),
             "storage": options.storage,
             **library_versions(),
