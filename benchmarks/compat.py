@@ -22,7 +22,7 @@ def seconds(job: Job, repeats: int = REPEATS) -> float:
     return timed(job, repeats)[0]
 
 
-def people(users: int, pairs: int) -> list[Tensor]:
+def planted(users: int, pairs: int) -> list[Tensor]:
     rng = torch.Generator().manual_seed(SEED)
     return [torch.randn(pairs, DIM, generator=rng) for _ in range(users)]
 
@@ -89,13 +89,13 @@ def main() -> None:
     torch.manual_seed(SEED)
     np.random.seed(SEED)
     print("| documented name | plain | ours | ratio | seconds of |\n|---|---|---|---|---|")
-    own, reference = people(USERS, PAIRS), torch.ones(DIM)
+    own, reference = planted(USERS, PAIRS), torch.ones(DIM)
     joint = seconds(lambda: compat.LoRe(reference, 0.0, USERS, DIM, RANK, STEPS, 0.5).train(own)) / STEPS
     report("`LoRe.train`", seconds(lambda: plain_joint(own, 2)) / 2, joint, 3, "a step")
     stack_users = compat.LoRe_regularized(reference, 1e4, USERS, DIM, 25, STEPS, 0.5)
     alternating = seconds(lambda: stack_users.train(own), 1) / STEPS
     report("`LoRe_regularized.train`", seconds(lambda: plain_alternating(own, 25, 1), 1), alternating, 25, "a step")
-    shots, basis = people(500, 9), torch.randn(DIM, RANK)
+    shots, basis = planted(500, 9), torch.randn(DIM, RANK)
     few = seconds(lambda: compat.learn_multiple_few_shot(shots, basis, 500, 0.1))
     plain = 50 * seconds(lambda: plain_few_shot(shots, basis, 10))
     report("`learn_multiple_few_shot`", plain, few, 100, "500 steps (plain: 10 steps, times 50)")

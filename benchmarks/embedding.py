@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tiny
-
+import tiny_models
 from lore.embedding import Embeddings, EncoderOptions, load_encoder
 from lore.embedding.encoder import Encoded
 from lore.embedding.shards import StoreFolder
 from lore.embedding.tokens import Conversation
 
-SMOLLM2 = {
+SMOLLM2: dict[str, Any] = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "vocab_size": 49_152, "max_position_embeddings": 2_048, "initializer_range": 0.02,
 }  # fmt: skip
@@ -125,7 +125,11 @@ def opening(folder: Path) -> dict[str, float]:
     """A store of a million rows of 384 numbers: seconds and private memory to open it, then to read some rows."""
 
     class Fixed:
-        dim, reference, fingerprint = 384, None, {"encoder": "benchmark"}
+        dim = 384
+
+        def __init__(self) -> None:
+            self.reference: Tensor | None = None
+            self.fingerprint: dict[str, str | int] = {"encoder": "benchmark"}
 
         def encode(self, conversations: Sequence[Any]) -> Encoded:
             return Encoded.whole(torch.empty(len(conversations), 384))
@@ -172,7 +176,7 @@ def main() -> None:
         return
     wanted = sys.argv[1:] or ["shared", "mixed", "open"]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = tiny.save(Path(temporary) / "model", **SMOLLM2)
+        folder = tiny_models.save(Path(temporary) / "model", **SMOLLM2)
         for name in wanted:
             if name == "open":
                 found = opening(Path(temporary) / "store")

@@ -1,7 +1,7 @@
 """What fitting costs, in reads of the data: the jobs of docs/performance.md, as a table and as JSON.
 
 One *read* is the median time of `X @ v` for the same `X` in the same run. Data are synthetic: embeddings with a
-decaying spectrum in a random rotation, a common taste and ten heads, people who mix the heads (Dirichlet 0.1).
+decaying spectrum in a random rotation, a common taste and ten heads, users who mix the heads (Dirichlet 0.1).
 
     python benchmarks/engine.py [A B C D E F G "Adam on A" "Adam on C"]
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,17 +56,17 @@ def heads(sample: Tensor, rng: torch.Generator, rotated: Tensor) -> Tensor:
     return 2 * found / (sample @ found).std(dim=0)
 
 
-def people(users: int, rng: torch.Generator) -> Tensor:
+def mixtures(users: int, rng: torch.Generator) -> Tensor:
     return torch._sample_dirichlet(torch.full((users, HEADS), 0.1), generator=rng)
 
 
 def paired(rng: torch.Generator) -> tuple[Pairs, Tensor]:
-    """1000 people with 47 noisy choices each, as differences; and a reference near the mean of the heads."""
+    """1000 users with 47 noisy choices each, as differences; and a reference near the mean of the heads."""
     rotated = rotation(rng)
     vectors = embeddings(USERS * PAIRS, rng, rotated)
     directions = heads(vectors[:4_096], rng, rotated)
     user = torch.arange(USERS).repeat_interleave(PAIRS)
-    margin = (vectors @ directions * people(USERS, rng)[user]).sum(dim=1)
+    margin = (vectors @ directions * mixtures(USERS, rng)[user]).sum(dim=1)
     wins = torch.rand(len(vectors), generator=rng) < torch.sigmoid(margin)
     vectors *= torch.where(wins, 1.0, -1.0)[:, None]
     reference = directions.mean(dim=1)
@@ -146,7 +147,7 @@ def job_e(users: int = 1_000_000, block: int = 100_000) -> Figures:
         projected = 2 * torch.randn(len(user), 25, generator=rng)
         choices = UserProblems(user, torch.ones(len(user)), torch.full((len(user),), 0.1), block, 1.0)
         prior = SimplexPrior(torch.full((25,), 0.04), torch.zeros(block))
-        spent, found = timed(lambda c=choices, p=projected, q=prior: simplex_weights(c, p, q, 1e-6), 1)
+        spent, found = timed(partial(simplex_weights, choices, projected, prior, 1e-6), 1)
         seconds, gap = seconds + spent, max(gap, float(found.gap.max()))
     return {"seconds": seconds, "users_per_second": users / seconds, "gap": gap}
 
@@ -177,7 +178,7 @@ def personalllm_file(path: Path) -> Tensor:
 
 
 def best_against_worst(scores: Tensor, mixtures: Tensor, prompts: Tensor, rng: torch.Generator, each: int) -> Pairs:
-    """Rows of the best and the worst of eight responses, to `each` random prompts a person, without a table yet."""
+    """Rows of the best and the worst of eight responses, to `each` random prompts a user, without a table yet."""
     chosen, rejected = [], []
     grouped = scores.view(-1, 8, HEADS)
     for mixture in mixtures:
@@ -199,12 +200,12 @@ def job_g() -> Figures:
 
 
 def personalllm(path: Path, scores: Tensor) -> dict[int, list[float]]:
-    """Sample, fit ranks 0 to 5, adapt, evaluate: accuracy of seen and unseen people on new prompts, by rank."""
+    """Sample, fit ranks 0 to 5, adapt, evaluate: accuracy of seen and unseen users on new prompts, by rank."""
     with safe_open(path, "pt") as file:
         vectors = file.get_tensor("embeddings")
     rng = torch.Generator().manual_seed(SEED)
     train, test = torch.arange(9_402), torch.arange(9_402, 10_402)
-    seen, unseen = people(1_000, rng), people(500, rng)
+    seen, unseen = mixtures(1_000, rng), mixtures(500, rng)
     parts = [
         best_against_worst(scores, mixtures, prompts, rng, each)
         for mixtures, prompts, each in (

@@ -2,7 +2,7 @@
 
 LORE_DATA=/path/to/data python benchmarks/gaussian.py SET [SEEDS [MODELS]]
 
-SET is dices350, jester5k (its first 2,000 people), jester400 (its first 400), jester5k-own and jester400-own (own
+SET is dices350, jester5k (its first 2,000 users), jester400 (its first 400), jester5k-own and jester400-own (own
 ratings of jokes that others rated held out), pandalm, ukpconvarg1 or demo. Every seed has its own split; everything is
 chosen inside the training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds of the
 differences to pooled.
@@ -17,6 +17,7 @@ import warnings
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +31,13 @@ from lore.fitting.fit import Fit
 from lore.fitting.personalize import fit_weights
 
 SHOTS = (5, 20, 80, 200)
-SETS = {
-    # pairs of a person in each part, people, and by what they are split
+SETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # pairs of a user in each part, users, and by what they are split
     "dices350": ("dices350", {"pairs_per_user": 260}, {}),
     "jester400": ("jester5k", {"pairs_per_user": 200}, {}),
-    "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"split_by": "user"}),
+    "jester400-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
     "jester5k": ("jester5k", {"pairs_per_user": 200}, {}),
-    "jester5k-own": ("jester5k", {"pairs_per_user": 200}, {"split_by": "user"}),
+    "jester5k-own": ("jester5k", {"pairs_per_user": 200}, {"by": "user"}),
     "pandalm": ("pandalm/comparisons.jsonl", {}, {"unseen": 0.0}),
     "ukpconvarg1": ("ukpconvarg1/comparisons.jsonl", {}, {}),
 }
@@ -52,7 +53,7 @@ MODELS = {
 }
 
 
-def people_of(name: str, seed: int) -> lore.Pairs:
+def pairs_of(name: str, seed: int) -> lore.Pairs:
     """The pairs of a set, as one seed draws them."""
     if name == "demo":
         return demo(seed)
@@ -60,8 +61,8 @@ def people_of(name: str, seed: int) -> lore.Pairs:
     preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / path.split("/")[0])
     pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
-    people = {"jester400": 400, "jester5k": 2_000}.get(name.removesuffix("-own"))
-    return pairs if people is None else pairs.for_users(torch.arange(people))
+    users = {"jester400": 400, "jester5k": 2_000}.get(name.removesuffix("-own"))
+    return pairs if users is None else pairs.for_users(torch.arange(users))
 
 
 def demo(seed: int) -> lore.Pairs:
@@ -74,12 +75,13 @@ def demo(seed: int) -> lore.Pairs:
 
 
 def split_of(name: str, pairs: lore.Pairs, seed: int, shots: int = 10) -> lore.Split:
-    """The parts of a set; of the demo, as many comparisons as `lore demo` learns from, `shots` of a new person."""
+    """The parts of a set; of the demo, as many comparisons as `lore demo` learns from, `shots` of a new user."""
     if name != "demo":
         return lore.split(pairs, seed=seed, **SETS[name][2])
     parts = lore.split(pairs, unseen=0.25, seed=seed)
-    few = {"seen_train": parts.seen_train.shots(30, seed), "unseen_shots": parts.unseen_shots.shots(shots, seed)}
-    return replace(parts, **few)
+    return replace(
+        parts, seen_train=parts.seen_train.shots(30, seed), unseen_shots=parts.unseen_shots.shots(shots, seed)
+    )
 
 
 def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
@@ -89,9 +91,9 @@ def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
         test = parts.parts()[setting]
         if not len(test):
             continue
-        people = fit_weights(trained, fit.basis)
-        found[f"{name} {setting}"] = 100 * accuracy(test, fit.basis, people).mean
-        calibrated = calibration(test, fit.basis, people)
+        users = fit_weights(trained, fit.basis)
+        found[f"{name} {setting}"] = 100 * accuracy(test, fit.basis, users).mean
+        calibrated = calibration(test, fit.basis, users)
         found[f"{name} {setting} loss"] = calibrated.log_loss
         found[f"{name} {setting} ece"], found[f"{name} {setting} brier"] = calibrated.error, calibrated.brier
         if fit.basis.family == "gaussian" and 0 < fit.basis.rank < fit.basis.columns:
@@ -102,9 +104,9 @@ def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
             few = fit_weights(parts.unseen_shots.shots(shots, seed=0), fit.basis)
             found[f"{name} {shots} shots"] = 100 * accuracy(parts.unseen_test, fit.basis, few).mean
         order = torch.randperm(len(parts.unseen_test.users), generator=torch.Generator().manual_seed(0))
-        people = fit_weights(parts.unseen_shots, fit.basis).weights
-        swapped = people.clone()
-        swapped[order] = people[order.roll(1)]
+        weights = fit_weights(parts.unseen_shots, fit.basis).weights
+        swapped = weights.clone()
+        swapped[order] = weights[order.roll(1)]
         found[f"{name} wrong user"] = 100 * accuracy(parts.unseen_test, fit.basis, swapped).mean
     return found
 
@@ -125,7 +127,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
     for seed in range(seeds):
-        parts = split_of(sys.argv[1], people_of(sys.argv[1], seed), seed)
+        parts = split_of(sys.argv[1], pairs_of(sys.argv[1], seed), seed)
         rows.append(one_seed(parts, seed, models))
         print(json.dumps({"seed": seed, **{name: round(value, 4) for name, value in rows[-1].items()}}), flush=True)
     for name in rows[0]:

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -297,7 +298,7 @@ def write_responses(prompts: list[str]) -> list[list[str]]:
                 [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}]
                 for prompt in prompts[start : start + BATCH]
             ]
-            tokens = tokenizer.apply_chat_template(
+            tokens: Any = tokenizer.apply_chat_template(
                 turns, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
             )
             with torch.inference_mode():

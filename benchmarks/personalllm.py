@@ -14,6 +14,7 @@ from engine import DIM, HEADS, SEED, embeddings, heads, rotation
 from safetensors.torch import save_file
 
 from lore.data.formats.personalllm import MODELS, RESPONSES
+from lore.runs.config import ProtocolName
 from lore.runs.paper.reproduce import reproduce
 
 PROMPTS = {"train": 9_402, "test": 1_000}
@@ -41,7 +42,8 @@ def write(folder: Path) -> None:
 
 
 def main() -> None:
-    folder, protocol = Path(sys.argv[1]), (sys.argv[2:] or ["lore"])[0]
+    folder = Path(sys.argv[1])
+    protocol: ProtocolName = "original" if "original" in sys.argv[2:] else "lore"
     if not folder.exists():
         write(folder)
     begin = time.perf_counter()

@@ -1,6 +1,6 @@
 """The automatic simplex fit against validated pooled and against the published recipe; a table of docs/results.md.
 
-The recipe: joint Adam from a normal start, 1,000 steps at learning rate 0.5, no penalty; new people by 500 steps at 0.1
+The recipe: joint Adam from a normal start, 1,000 steps at learning rate 0.5, no penalty; new users by 500 steps at 0.1
 (the settings of Bose et al. 2025). The temperature is 1 for all, as MiniLM's embeddings are of length one.
 
 LORE_DATA=/path/to/data python benchmarks/recipe.py RUNS [set ...] > table.md
@@ -69,8 +69,8 @@ def measured(name: str, seed: int, runs: Path) -> Accuracies:
             "simplex": chosen,
             **{f"simplex {k}": v for k, v in ranked.items()},
         }.items():
-            people = lore.fit_weights(parts.unseen_shots, fit.basis).weights
-            found[label] = evaluated(parts, fit.basis, fit.weights, people)
+            weights = lore.fit_weights(parts.unseen_shots, fit.basis).weights
+            found[label] = evaluated(parts, fit.basis, fit.weights, weights)
         for rank in RANKS:
             found[f"recipe {rank}"] = recipe(parts, rank, seed)
         found["recipe"] = found[f"recipe {chosen.basis.rank}"]

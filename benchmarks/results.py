@@ -56,7 +56,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def cell(results: list[dict[str, Any]], value: str, low: str, high: str, *, signed: bool) -> str:
     if not results:
         return ""
-    if any(result[low] is None for result in results):  # fewer than five people
+    if any(result[low] is None for result in results):  # fewer than five users
         return f"{100 * mean(result[value] for result in results):{'+' if signed else ''}.1f}"
     numbers = [100 * mean(result[key] for result in results) for key in (value, low, high)]
     form = "{:+.1f} ({:+.1f} to {:+.1f})" if signed else "{:.1f} ({:.1f} to {:.1f})"

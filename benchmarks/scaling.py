@@ -7,15 +7,16 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import matplotlib as mpl
 import torch
 from matplotlib import pyplot
 
-from lore.fitting.cost import Cost, evaluation
-from lore.fitting.simplex_problem import Regularization, SimplexProblem
+from lore.fitting.cost import Cost
+from lore.fitting.cost import evaluation as evaluation_cost
+from lore.fitting.simplex_problem import Regularization, Request, SimplexProblem, evaluate_many
 from lore.pairs.table import Pairs
 
 RANK, EVALUATIONS, REPEATS = 5, 4, 3
@@ -46,17 +47,19 @@ def made(shape: Shape) -> Pairs:
 
 def seconds(pairs: Pairs) -> float:
     """Median time of a few evaluations along a straight path, the weights solved at each."""
-    problem = SimplexProblem(
-        pairs, RANK, "users", 1.0, Regularization(pairs.empty.new_zeros(pairs.dim), 1e-4, "distance", 0)
-    )
+    regularization = Regularization(pairs.empty.new_zeros(pairs.dim), 1e-4, "distance", 0)
+    problem = SimplexProblem.of(pairs, RANK, "users", 1.0, regularization)
+    state = problem.first_state
     rng = torch.Generator().manual_seed(1)
     start, step = 2 * torch.randn(2, pairs.dim, RANK, generator=rng)
-    problem.run(problem.evaluate(start))
+    (evaluation,) = evaluate_many([Request(problem, start, state)])
     spent = []
     for repeat in range(REPEATS):
         begin = time.perf_counter()
         for number in range(EVALUATIONS):
-            problem.run(problem.evaluate(start + 0.02 * (repeat * EVALUATIONS + number) * step))
+            basis = start + 0.02 * (repeat * EVALUATIONS + number) * step
+            warm = replace(state, weights=evaluation.weights)
+            (evaluation,) = evaluate_many([Request(problem, basis, warm)])
         spent.append(time.perf_counter() - begin)
     return median(spent)
 
@@ -67,7 +70,7 @@ def measured() -> Iterator[tuple[str, int, float, float]]:
     for name, shapes in SERIES.items():
         for shape in shapes:
             pairs = made(shape)
-            expected = Cost(EVALUATIONS * evaluation(pairs, RANK), numbers=1, bytes=0).seconds()
+            expected = Cost(EVALUATIONS * evaluation_cost(pairs, RANK), numbers=1, bytes=0).seconds()
             yield name, getattr(shape, name), seconds(pairs), expected
 
 

@@ -1,8 +1,8 @@
 """A server under load on this machine: rates, latencies and memory, with the load generator on the same processors.
 
-python benchmarks/serve.py RUN [SECONDS [PEOPLE]]
+python benchmarks/serve.py RUN [SECONDS [USERS]]
 
-RUN is a finished run (`lore demo`), SECONDS the length of a measurement, PEOPLE how many are in the store for the last
+RUN is a finished run (`lore demo`), SECONDS the length of a measurement, USERS how many are in the store for the last
 one (a million). Prints one JSON object. Requests go over kept-open connections to 127.0.0.1.
 """
 
@@ -121,26 +121,26 @@ def measured(port: int, make: Callable[[int], bytes], seconds: float, **how: flo
     return asyncio.run(load(port, make, seconds, **how)).summary()  # type: ignore[arg-type]
 
 
-def strangers(people: int) -> Iterator[Event]:
-    for at in range(people):
+def new_users(users: int) -> Iterator[Event]:
+    for at in range(users):
         sides = [((), (("assistant", text),)) for text in (REMEMBERED[at % 8], OTHER)]
         yield Event(f"crowd-{at}", f"crowd-{at}", sides[0], sides[1])
 
 
-def crowd(database: str, people: int) -> float:
+def crowd(database: str, users: int) -> float:
     """Fill a store; events a second."""
     begin, opened = time.perf_counter(), Database(database)
-    events = strangers(people)
+    events = new_users(users)
     while some := list(itertools.islice(events, 5_000)):
         opened.store.events.append([Batch("default", some)])
     opened.close()
-    return people / (time.perf_counter() - begin)
+    return users / (time.perf_counter() - begin)
 
 
 def main() -> None:
     run = Path(sys.argv[1])
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 10.0
-    people = int(sys.argv[3]) if len(sys.argv) > 3 else 1_000_000
+    users = int(sys.argv[3]) if len(sys.argv) > 3 else 1_000_000
     found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         database = f"{folder}/events.sqlite"
@@ -162,10 +162,10 @@ def main() -> None:
         found["memory_mib_before_and_after"] = [round(before, 1), round(resident(server.process.pid), 1)]
         found["requests_between"] = answered_between
         server.end()
-        found["filled_per_second"] = round(crowd(database, people))
+        found["filled_per_second"] = round(crowd(database, users))
         server = Server(run, database, encoder="own")
         measured(server.port, rerank, seconds, connections=FEW)
-        found[f"rerank_at_60_percent_with_{people}_people"] = measured(server.port, rerank, seconds, rate=0.6 * rate)
+        found[f"rerank_at_60_percent_with_{users}_users"] = measured(server.port, rerank, seconds, rate=0.6 * rate)
         server.end()
     print(json.dumps(found, indent=2))
 

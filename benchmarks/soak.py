@@ -20,8 +20,7 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tiny
-
+import tiny_models
 from builders import HashEncoder, small_rows
 from lore.data.formats import load_with_issues
 from lore.embedding import Embeddings
@@ -54,7 +53,7 @@ def same_store(one: Path, other: Path) -> bool:
 
 def soak_embedding(folder: Path, data: Path, rounds: int, rng: random.Random) -> None:
     """Kill `lore embed` with a tiny model up to three times in a round, then let it end."""
-    encoder = tiny.save(folder / "model")
+    encoder = tiny_models.save(folder / "model")
     command, whole = ["lore", "embed", str(data), "--encoder", str(encoder), "--out"], folder / "embedded"
     begin = time.perf_counter()
     subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL)

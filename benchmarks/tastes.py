@@ -1,9 +1,9 @@
-"""Is the number of tastes found? People with 2, 4 or 8 planted tastes judge the demo's responses.
+"""Is the number of tastes found? Users with 2, 4 or 8 planted tastes judge the demo's responses.
 
 python benchmarks/tastes.py [SEEDS]
 
-A person's reward is a common direction and planted ones, of equal strength and unrelated to one another, over the
-features that tastes are learned in; 300 people judge 30 pairs of responses each, by the logistic link. Prints planted
+A user's reward is a common direction and planted ones, of equal strength and unrelated to one another, over the
+features that tastes are learned in; 300 users judge 30 pairs of responses each, by the logistic link. Prints planted
 and found numbers for each seed.
 """
 
@@ -20,11 +20,11 @@ from lore.pairs.table import Pairs
 
 PLANTED = (2, 4, 8)
 COMMON = 0.15  # of the common direction, along each feature
-STRENGTH = 2.0  # standard deviation of a taste among people, along its direction
+STRENGTH = 2.0  # standard deviation of a taste among users, along its direction
 
 
 def planted(pairs: Pairs, tastes: int, seed: int) -> Pairs:
-    """The same pairs, as people with some tastes judge them."""
+    """The same pairs, as users with some tastes judge them."""
     rng = torch.Generator().manual_seed(seed)
     features = (pairs.vectors @ item_features(pairs)).double()
     directions = torch.linalg.qr(torch.randn(features.shape[1], tastes, generator=rng, dtype=torch.float64)).Q
@@ -44,9 +44,9 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[int, list[int]] = {tastes: [] for tastes in PLANTED}
     for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 10):
-        people = lore.split(demo(seed), unseen=0.25, seed=seed).seen_train.shots(30, seed).compact()
+        users = lore.split(demo(seed), unseen=0.25, seed=seed).seen_train.shots(30, seed).compact()
         for tastes in PLANTED:
-            pairs = planted(people, tastes, seed=100 * seed + tastes)
+            pairs = planted(users, tastes, seed=100 * seed + tastes)
             fit = lore.fit_basis(pairs, lore.FitConfig(family="gaussian", rank="auto", seed=seed))
             found[tastes].append(fit.basis.rank)
         print(json.dumps({"seed": seed, **{str(tastes): ranks[-1] for tastes, ranks in found.items()}}), flush=True)

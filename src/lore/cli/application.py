@@ -29,6 +29,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 # Arguments of the library that messages name, and the option that sets each.
 _OPTIONS = {
+    "by": "--split",
     "concentration": "--concentration",
     "data": "--data",
     "database": "--database",
@@ -48,7 +49,7 @@ _OPTIONS = {
     "truncation": "--truncation",
     "unseen": "--unseen",
 }
-_ARGUMENT = re.compile(r"`(\w+)(?:=(\w+))?`")
+_ARGUMENT = re.compile(r"`(\w+)(?:=\"?(\w+)\"?)?`")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +84,7 @@ def _refuse(message: str) -> int:
 
 
 def with_options_named(message: str) -> str:
-    """Return a message of the library with its arguments named as options, such as `unseen=0` as --unseen 0."""
+    """Return a message of the library with its arguments named as options, such as `by="user"` as --split user."""
 
     def option(match: re.Match[str]) -> str:
         if match[1] not in _OPTIONS:

@@ -167,7 +167,7 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
     groups, number = np.unique(pairs.group.cpu().numpy(), return_inverse=True)
     if len(groups) < 2:
         raise DataError(
-            f"{len(groups)} group (prompt) in the data, but a split needs two; use `split_by=user`, or add prompts"
+            f'{len(groups)} group (prompt) in the data, but a split needs two; use `by="user"`, or add prompts'
         )
     count = min(max(round(test * len(groups)), 1), len(groups) - 1)
     is_test = np.zeros(len(groups), dtype=bool)
