@@ -74,23 +74,33 @@ def paired(rng: torch.Generator) -> tuple[Pairs, Tensor]:
     return Pairs.from_rows(vectors, torch.arange(len(vectors)), None, user), reference
 
 
+def on_device(pairs: Pairs, device: str) -> Pairs:
+    """The same pairs, all tensors on a device."""
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(pairs).items() if isinstance(value, Tensor)
+    }
+    return replace(pairs, **tensors)
+
+
 def longer(pairs: Pairs, reference: Tensor) -> tuple[Pairs, Tensor]:
     """The same choices with twice the length: as if the temperature were a half."""
     return replace(pairs, vectors=pairs.vectors * 2), reference
 
 
 def timed(job: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds, and the last result."""
+    """Median seconds, and the last result; a GPU's work is waited for."""
     seconds, result = [], None
     for _ in range(repeats):
         begin = time.perf_counter()
         result = job()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return median(seconds), result
 
 
 def one_read(vectors: Tensor) -> float:
-    direction = torch.randn(vectors.shape[1])
+    direction = torch.randn(vectors.shape[1]).to(vectors)
     return timed(lambda: vectors @ direction, 9)[0]
 
 
@@ -119,6 +129,7 @@ def job_b(pairs: Pairs, reference: Tensor) -> Figures:
     seconds, fits = timed(lambda: fit_bases(pairs, configs, reference), 3)
     return {
         "seconds": seconds,
+        "objective": [fit.objective for fit in fits],
         "optimality": max(fit.optimality for fit in fits),
         "converged": all(fit.converged for fit in fits),
     }
@@ -199,9 +210,9 @@ def job_g() -> Figures:
         return {"seconds": time.perf_counter() - begin, "accuracy": found}
 
 
-def personalllm(path: Path, scores: Tensor) -> dict[int, list[float]]:
+def personalllm(path: Path, scores: Tensor, device: str = "cpu") -> dict[int, list[float]]:
     """Sample, fit ranks 0 to 5, adapt, evaluate: accuracy of seen and unseen users on new prompts, by rank."""
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "pt", device=device) as file:
         vectors = file.get_tensor("embeddings")
     rng = torch.Generator().manual_seed(SEED)
     train, test = torch.arange(9_402), torch.arange(9_402, 10_402)
@@ -215,7 +226,9 @@ def personalllm(path: Path, scores: Tensor) -> dict[int, list[float]]:
             (unseen, test, 1_000),
         )
     ]
-    fitted, seen_test, shots, unseen_test = [replace(part, vectors=vectors).compact() for part in parts]
+    fitted, seen_test, shots, unseen_test = [
+        replace(on_device(part, device), vectors=vectors).compact() for part in parts
+    ]
     reference = fitted.select(torch.arange(4_096)).differences().mean(dim=0)
     # The temperature of the paper; the embeddings are a hundred times as long as those of the other jobs.
     configs = [FitConfig(rank=rank, strength=1e-4, weight_strength=0.0, temperature=100.0) for rank in range(6)]
