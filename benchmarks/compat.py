@@ -92,8 +92,8 @@ def main() -> None:
     own, reference = planted(USERS, PAIRS), torch.ones(DIM)
     joint = seconds(lambda: compat.LoRe(reference, 0.0, USERS, DIM, RANK, STEPS, 0.5).train(own)) / STEPS
     report("`LoRe.train`", seconds(lambda: plain_joint(own, 2)) / 2, joint, 3, "a step")
-    stack_users = compat.LoRe_regularized(reference, 1e4, USERS, DIM, 25, STEPS, 0.5)
-    alternating = seconds(lambda: stack_users.train(own), 1) / STEPS
+    regularized = compat.LoRe_regularized(reference, 1e4, USERS, DIM, 25, STEPS, 0.5)
+    alternating = seconds(lambda: regularized.train(own), 1) / STEPS
     report("`LoRe_regularized.train`", seconds(lambda: plain_alternating(own, 25, 1), 1), alternating, 25, "a step")
     shots, basis = planted(500, 9), torch.randn(DIM, RANK)
     few = seconds(lambda: compat.learn_multiple_few_shot(shots, basis, 500, 0.1))

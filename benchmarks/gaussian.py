@@ -67,7 +67,7 @@ def pairs_of(name: str, seed: int) -> lore.Pairs:
 
 def demo(seed: int) -> lore.Pairs:
     """The demo's population, all of whose prompts are judged."""
-    with as_file(files("lore") / "data" / "miniature.parquet") as path:
+    with as_file(files("lore.runs") / "miniature.parquet") as path:
         scored = lore.load(path)
     preferences = simulate(scored, Population(400, comparisons=len(scored.prompts), seed=seed))
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / "demo")

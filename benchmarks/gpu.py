@@ -55,7 +55,7 @@ def difference(name: str, first: Figures, second: Figures) -> float:
             for rank, pair in first["accuracy"].items()
             for a, b in zip(pair, second["accuracy"][rank], strict=True)
         )
-    ours, theirs = (torch.tensor(figures["objective"]).double() for figures in (first, second))
+    ours, theirs = (torch.tensor(figures["objective"], dtype=torch.float64) for figures in (first, second))
     return float((ours / theirs - 1).abs().max())
 
 

@@ -67,11 +67,11 @@ def feedback(number: int) -> bytes:
     return request(f"/v1/users/load-{number % USERS}/feedback", {"comparisons": rows})
 
 
-async def answered(read_scope: asyncio.StreamReader) -> bool:
+async def answered(reader: asyncio.StreamReader) -> bool:
     """Whether a request was answered, or turned away."""
-    head = await read_scope.readuntil(b"\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
     status, length = head.split(b" ", 2)[1], int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-    body = await read_scope.readexactly(length)
+    body = await reader.readexactly(length)
     if status not in (b"200", b"503"):
         raise RuntimeError(f"{status.decode()}: {body[:300].decode()}")
     return status == b"200"
@@ -91,7 +91,7 @@ async def load(
     numbers = itertools.count()
 
     async def connection() -> None:
-        read_scope, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (now := time.perf_counter()) < begin + seconds:
             number = next(numbers)
             due = now if rate is None else begin + number / rate
@@ -100,7 +100,7 @@ async def load(
             # Where more is sent than can be, the generator itself is late: then it is counted from when it was sent.
             sent = due if connections < MANY else time.perf_counter()
             writer.write(make(number))
-            if await answered(read_scope):
+            if await answered(reader):
                 found.latencies.append(time.perf_counter() - sent)
             else:
                 found.refused += 1

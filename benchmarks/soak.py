@@ -89,13 +89,13 @@ def soak_server(folder: Path, kills: int, rng: random.Random) -> None:
     for number in range(kills):
         server = Server(run, database)
         tellers = [Teller(server.url, user, 10_000 * number, threading.Semaphore(0)) for user in acknowledged]
-        for feedback_scope in tellers:
-            feedback_scope.start()
+        for teller in tellers:
+            teller.start()
         time.sleep(rng.uniform(0, 1))
         server.kill()
-        for feedback_scope in tellers:
-            feedback_scope.join()
-            acknowledged[feedback_scope.user] |= set(feedback_scope.acknowledged)
+        for teller in tellers:
+            teller.join()
+            acknowledged[teller.user] |= set(teller.acknowledged)
     server = Server(run, database)
     client = Client(server.url)
     kept = {user: [row["comparison_id"] for row in client.export(user)] for user in acknowledged}

@@ -46,11 +46,13 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def on(device: str) -> Pairs:
-    """Planted choices in float32."""
+    """Planted choices in float32, all tensors on a device."""
     pairs = random_pairs()
-    tensors = {name: getattr(pairs, name).to(device) for name in ("chosen", "rejected", "user", "group", "response")}
-    floats = {name: getattr(pairs, name).float().to(device) for name in ("vectors", "weight", "label")}
-    return replace(pairs, **tensors, **floats)
+    tensors = {name: value for name, value in vars(pairs).items() if isinstance(value, torch.Tensor)}
+    moved = {name: value.to(device) for name, value in tensors.items()}
+    return replace(
+        pairs, **{name: value.float() if value.is_floating_point() else value for name, value in moved.items()}
+    )
 
 
 @pytest.mark.filterwarnings("ignore::lore.errors.ConvergenceWarning")
@@ -60,10 +62,10 @@ def test_fits_and_weights_are_on_the_device_of_the_embeddings(device: str, name:
     reference = pairs.vectors.mean(0)
     with NoDefaultDevice():
         fit = lore.fit_basis(pairs, FITS[name], reference)
-        people = fit_weights(pairs, fit.basis)
-        right = lore.accuracy(pairs, fit.basis, people)
-        rewards = fit.basis.rewards(pairs.vectors, people.weights)
-    assert {fit.basis.vectors.device.type, fit.weights.device.type, people.weights.device.type} == {device}
+        users = fit_weights(pairs, fit.basis)
+        right = lore.accuracy(pairs, fit.basis, users)
+        rewards = fit.basis.rewards(pairs.vectors, users.weights)
+    assert {fit.basis.vectors.device.type, fit.weights.device.type, users.weights.device.type} == {device}
     assert rewards.device.type == device
     expected = lore.fit_basis(on("cpu"), FITS[name], reference.cpu())
     assert fit.objective == pytest.approx(expected.objective, rel=1e-3)
@@ -77,8 +79,8 @@ def test_a_sweep_and_a_question_follow_the_device(device: str, family: str) -> N
         parts = lore.split(pairs)
         results = lore.sweep(parts, (1, 2), config=lore.FitConfig(family=family, strength=1e-2, weight_strength=0.01))
         basis = lore.fit_basis(pairs, replace(GIVEN, family=family)).basis
-        people = fit_weights(pairs, basis)
+        users = fit_weights(pairs, basis)
         candidates = torch.stack([pairs.chosen[:9], pairs.rejected[:9]], dim=1)
-        question = lore.next_comparison(people, basis, pairs.vectors, candidates)
+        question = lore.next_comparison(users, basis, pairs.vectors, candidates)
     assert {result.model for result in results} >= {"pooled", family, "wrong_user", "shuffled"}
     assert question.information >= 0

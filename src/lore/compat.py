@@ -86,9 +86,9 @@ def create_dataset_prism(embeddings: Mapping[Any, Dialogs]) -> list[Tensor]:
 
 def create_dataset_prism_shots(embeddings: Mapping[Any, Dialogs], shots: int) -> list[Tensor]:
     """Return the same differences from at most `shots` random dialogs of every user."""
-    for_users = [list(dialogs.values()) for dialogs in embeddings.values()]
-    drawn = [sorted(random.sample(range(len(dialogs)), min(shots, len(dialogs)))) for dialogs in for_users]
-    samples = [[dialogs[index] for index in indices] for dialogs, indices in zip(for_users, drawn, strict=True)]
+    by_user = [list(dialogs.values()) for dialogs in embeddings.values()]
+    drawn = [sorted(random.sample(range(len(dialogs)), min(shots, len(dialogs)))) for dialogs in by_user]
+    samples = [[dialogs[index] for index in indices] for dialogs, indices in zip(by_user, drawn, strict=True)]
     return [_differences(dialogs) for dialogs in samples]
 
 

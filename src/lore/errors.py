@@ -56,3 +56,8 @@ class MissingExtra(LoreError):  # noqa: N818 - the name says what is wrong
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before it reached its tolerance; the message says what to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or the name of its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

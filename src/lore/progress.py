@@ -4,10 +4,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A function that hears of every step of a long task."""
+    """A function that is called at every step of a long task."""
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
-        """Take that `done` of `total` steps of `task` are finished; `note` is what else is to be said of it."""
+        """Report that `done` of `total` steps of `task` are finished; `note` adds to it."""
 
 
 def silent(task: str, done: int, total: int, note: str = "") -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +131,10 @@ def test_the_public_sets_are_accepted(
     assert report.counts.comparisons == comparisons
     if disagreement is not None:
         assert report.counts.disagreement == pytest.approx(disagreement, abs=0.01)
+
+
+@pytest.mark.parametrize("role", [["a"], 3, None])
+def test_a_role_that_is_no_text_is_an_issue(role: Any) -> None:
+    prompt = [{"role": role, "content": "hello"}]
+    loaded = load_with_issues([{"user_id": "u", "prompt": prompt, "chosen": "a", "rejected": "b"}])
+    assert [issue.kind for issue in loaded.issues] == [f"unknown role {role!r} in `prompt`"]

@@ -13,6 +13,7 @@ from builders import small_rows
 from lore.data.formats import load
 from lore.data.preferences import Preferences
 from lore.embedding import encode, load_encoder
+from lore.embedding.precomputed import read_vectors
 from lore.errors import EncoderError
 
 
@@ -63,3 +64,11 @@ def test_files_that_hold_no_vectors_are_refused(preferences: Preferences, tmp_pa
         write(tmp_path / name)
         with pytest.raises(EncoderError, match=said):
             load_encoder(str(tmp_path / name), None, preferences)
+
+
+def test_an_empty_file_and_a_column_of_numbers_are_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.npy").touch()
+    pq.write_table(pa.table({"embedding": [1.0, 2.0]}), tmp_path / "numbers.parquet")
+    for name in ("empty.npy", "numbers.parquet"):
+        with pytest.raises(EncoderError, match=name):
+            read_vectors(tmp_path / name)

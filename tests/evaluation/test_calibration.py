@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,3 +75,9 @@ def test_the_averaged_probability_is_near_that_of_many_draws() -> None:
     noise = torch.randn(4_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = torch.sigmoid(margin + noise * variance.sqrt()).mean(0)
     torch.testing.assert_close(probabilities(pairs, basis, people), exact, atol=0.03, rtol=0)
+
+
+def test_the_log_loss_of_a_saturated_model_is_finite(planted: Pairs) -> None:
+    basis = fit_basis(planted, FitConfig(rank=2, strength=1e-3, weight_strength=0.0)).basis
+    sure = replace(basis, vectors=1e6 * basis.vectors)
+    assert math.isfinite(calibration(planted, sure, fit_weights(planted, basis).weights).log_loss)

@@ -121,3 +121,9 @@ def test_log_loss_is_the_oracles() -> None:
     basis = basis_of(torch.randn(6, 2, generator=torch.Generator().manual_seed(1)).double(), torch.zeros(6).double())
     weights = torch.full((12, 2), 0.5).double()
     assert log_loss(pairs, basis, weights) == pytest.approx(float(oracle.loss(pairs, basis.vectors, weights)))
+
+
+def test_a_basis_of_another_encoder_is_refused(planted: Pairs) -> None:
+    basis = RewardBasis(torch.ones(9, 1), torch.zeros(9), torch.ones(1), "simplex", 1)
+    with pytest.raises(ShapeError, match="use one encoder"):
+        accuracy(planted, basis, torch.ones(len(planted.users), 1))

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,3 +114,14 @@ def test_with_one_person_or_one_group_nothing_can_be_left_out() -> None:
         pairs.vectors, pairs.chosen, pairs.rejected, pairs.user, group=torch.zeros(6, dtype=torch.long)
     )
     assert math.isnan(without_one_group(together, torch.ones(3)).low)
+
+
+def test_a_model_that_is_certain_and_wrong_is_not_infinitely_surprising() -> None:
+    pairs = random_pairs(users=1, rows=24, pairs=12)
+    pairs = replace(pairs, label=torch.tensor([0.5] + 11 * [1.0], dtype=torch.float64))
+    certain = torch.cat([torch.ones(1), torch.full((11,), 0.7)])
+    even = torch.full((12,), 0.5)
+    for personal, common in ((certain, certain), (certain, even), (even, certain)):
+        measured = verdicts(pairs, personal, common)
+        assert measured.log_odds.isfinite().all()
+        assert 0 <= float(measured.p_value[0]) <= 1

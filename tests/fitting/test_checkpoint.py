@@ -1,16 +1,17 @@
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from builders import random_pairs
 from fitting_builders import FIXED
 from lore.errors import ConfigError, DataError
 from lore.fitting import validation
 from lore.fitting.checkpoint import Checkpoint
-from lore.fitting.fit import FitConfig, fit_basis
+from lore.fitting.fit import FitConfig, fit_bases, fit_basis, iterate_fits
 from lore.pairs.table import Pairs
 from lore.solvers.objective import Likelihood
 
@@ -135,3 +136,26 @@ def test_what_ninety_percent_of_a_fit_have_done_is_not_done_again(
     assert resumed.validation == pytest.approx(whole.validation, abs=2e-4)
     assert resumed.objective == pytest.approx(whole.objective, rel=2e-2)
     assert not path.exists()
+
+
+def test_a_file_of_another_kind_is_refused_in_a_line(tmp_path: Path, planted: Pairs) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(1)}, path, {"format": "pt"})
+    with pytest.raises(DataError, match="not the checkpoint of a fit; remove it"):
+        fit_basis(planted, checkpoint=path)
+
+
+def test_fits_that_share_passes_are_there_as_soon_as_each_is_done(planted: Pairs, tmp_path: Path) -> None:
+    configs = [FitConfig(rank=rank, strength=1e-3, weight_strength=0.01, tolerance=1e-6) for rank in (1, 3)]
+    paths = [tmp_path / f"{rank}.safetensors" for rank in (1, 3)]
+    fits = iterate_fits(planted, configs, checkpoints=paths)
+    assert next(fits)[0] == 0
+    stopped = mock.patch("lore.fitting.simplex_descent.evaluate_many", side_effect=KeyboardInterrupt)
+    with stopped, pytest.raises(KeyboardInterrupt):
+        next(fits)
+    assert [path.exists() for path in paths] == [False, True]
+    together = fit_bases(planted, configs)
+    again = dict(iterate_fits(planted, configs, checkpoints=paths))
+    assert [again[number].objective for number in (0, 1)] == pytest.approx(
+        [fit.objective for fit in together], rel=1e-5
+    )

@@ -355,3 +355,10 @@ def test_fits_in_two_threads_are_those_of_one(planted: Pairs) -> None:
         beside = list(threads.map(lambda config: fit_basis(planted, config), configs))
     for found, config in zip(beside, configs, strict=True):
         assert torch.equal(found.basis.vectors, fit_basis(planted, config).basis.vectors)
+
+
+def test_a_certified_end_reports_its_relative_gradient_beside_the_gap(planted: Pairs) -> None:
+    fit = fit_basis(planted, FitConfig(rank=1, strength=0.1))
+    assert fit.gap is not None
+    assert fit.optimality_kind == "relative gradient"
+    assert fit.optimality > fit.gap

@@ -1,12 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from builders import small_rows
 from lore.data.formats import load, load_with_issues
-from lore.errors import DataError, RunError
+from lore.errors import ConfigError, DataError, RunError
+from lore.fitting.personalize import fit_weights
 from lore.runs.artifacts import Run
+from lore.runs.data import RunData
 from lore.runs.steps import embed_step, evaluate_step, fit_step, personalize_step, sweep_step
 from lore.runs.training import train
 from runs_builders import CONFIG
@@ -61,3 +65,21 @@ def test_the_steps_do_what_the_whole_does(tmp_path: Path) -> None:
     run = Run.load(tmp_path / "run")
     assert "new-u1" in run.users
     torch.testing.assert_close(run.weights_of("new-u1"), run.weights_of("u1"), atol=1e-2, rtol=0)
+
+
+def test_a_half_life_counts_once_in_training_and_in_the_steps_after_it(tmp_path: Path) -> None:
+    rows = [row | {"timestamp": 86_400 * day} for day, row in enumerate(small_rows(users=24))]
+    config = replace(CONFIG, half_life=100.0)
+    with mock.patch("lore.runs.training.fit_weights", side_effect=fit_weights) as learned:
+        train(load_with_issues(rows), tmp_path / "run", config)
+    weight = learned.call_args.args[0].weight
+    expected = load(rows).with_time_decay(100.0).weight
+    assert weight.tolist() == pytest.approx(expected.tolist())
+    assert RunData.load(tmp_path / "run").pairs.weight.tolist() == weight.tolist()
+
+
+def test_a_refused_fit_leaves_the_report_where_it_is(tmp_path: Path) -> None:
+    train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
+    with pytest.raises(ConfigError, match="rank"):
+        fit_step(tmp_path / "run", "simplex", -1, force=True)
+    assert (tmp_path / "run" / "report.html").exists()

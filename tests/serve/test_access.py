@@ -44,9 +44,9 @@ def test_every_route_but_one_asks_for_a_token(run: Path, tokens: dict[str, str])
 
 def test_scopes_are_kept_apart(run: Path, tokens: dict[str, str]) -> None:
     with TestClient(create_app(run)) as http:
-        read_scope, root = Client(http=http, token=tokens["reader"]), Client(http=http, token=tokens["root"])
-        assert read_scope.user("u0")["personalized"]
-        for refused in (lambda: read_scope.feedback("u0", choices(1)), lambda: read_scope.erase("u0")):
+        reader, root = Client(http=http, token=tokens["reader"]), Client(http=http, token=tokens["root"])
+        assert reader.user("u0")["personalized"]
+        for refused in (lambda: reader.feedback("u0", choices(1)), lambda: reader.erase("u0")):
             with pytest.raises(ServerError) as error:
                 refused()
             assert error.value.status == 403

@@ -65,14 +65,14 @@ def test_what_was_acknowledged_survives_kill_9_once_and_whole(run: Path, tmp_pat
         server = Server(run, database)
         counted = threading.Semaphore(0)
         tellers = [Teller(server.url, user, begin, counted) for user in acknowledged]
-        for feedback_scope in tellers:
-            feedback_scope.start()
+        for teller in tellers:
+            teller.start()
         for _ in range(requests):
             counted.acquire()
         server.kill()
-        for feedback_scope in tellers:
-            feedback_scope.join()
-            acknowledged[feedback_scope.user] |= feedback_scope.acknowledged
+        for teller in tellers:
+            teller.join()
+            acknowledged[teller.user] |= teller.acknowledged
         begin += 1_000
     server = Server(run, database)
     with Client(server.url) as client:
@@ -97,16 +97,16 @@ def test_sigterm_under_load_loses_nothing_that_was_acknowledged(run: Path, tmp_p
     database = str(tmp_path / "events.sqlite")
     server = Server(run, database)
     counted = threading.Semaphore(0)
-    feedback_scope = Teller(server.url, "ann", 0, counted)
-    feedback_scope.start()
+    teller = Teller(server.url, "ann", 0, counted)
+    teller.start()
     for _ in range(5):
         counted.acquire()
     assert server.end() in ENDED
-    feedback_scope.join()
+    teller.join()
     opened = Database(database)
     kept = {event.event_id for event in opened.store.events.of_user("default", "ann")}
     opened.close()
-    assert set(feedback_scope.acknowledged) <= kept
+    assert set(teller.acknowledged) <= kept
 
 
 def test_many_requests_share_a_commit_and_each_gets_its_own_answer(tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 # Arguments of the library that messages name, and the option that sets each.
 _OPTIONS = {
     "by": "--split",
+    "columns": "--user-column, --prompt-column, --chosen-column or --rejected-column",
     "concentration": "--concentration",
     "data": "--data",
     "database": "--database",
+    "dtype": "--encoding dtype=...",
     "embeddings": "--embeddings",
     "force": "--force",
     "half_life": "--half-life",

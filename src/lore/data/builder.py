@@ -20,17 +20,17 @@ class PreferencesBuilder:
     """Collects rows and comparisons, keeping every prompt, response and conversation once."""
 
     def __init__(self, origin: SourceLocations | None = None) -> None:
-        self.origin = origin or SourceLocations()
+        self.origin = SourceLocations() if origin is None else origin
         self._users: dict[str, int] = {}
         self._prompts: dict[Content, int] = {}
         self._last_prompt: Content | None = None
-        self._asked = 0
+        self._last_prompt_number = 0
         self._responses: dict[Content, int] = {}
         self._prompt_of, self._response_of = array("q"), array("q")  # of each mention of a conversation
         self._groups: list[tuple[int, str]] = []
-        self._user, self._chosen, self._rejected, self._place = (array("q") for _ in range(4))
+        self._user, self._chosen, self._rejected, self._row_ref = (array("q") for _ in range(4))
         self._weight, self._label = array("d"), array("d")
-        self._rater, self._rated, self._rating_place = (array("q") for _ in range(3))
+        self._rater, self._rated, self._rating_row_ref = (array("q") for _ in range(3))
         self._rating = array("d")
         self._extra: dict[str, list[Any]] = {}
 
@@ -41,12 +41,12 @@ class PreferencesBuilder:
         """
         if prompt is not self._last_prompt:  # both sides of a comparison ask the same
             content = prompt if isinstance(prompt, str) else compact_messages(prompt, "user")
-            self._asked = self._prompts.setdefault(content, len(self._prompts))
+            self._last_prompt_number = self._prompts.setdefault(content, len(self._prompts))
             self._last_prompt = prompt
         if not isinstance(response, str):
             response = compact_messages(response, "assistant")
         mention = len(self._prompt_of)
-        self._prompt_of.append(self._asked)
+        self._prompt_of.append(self._last_prompt_number)
         self._response_of.append(self._responses.setdefault(response, len(self._responses)))
         if group is not None:
             self._groups.append((mention, group))
@@ -74,7 +74,7 @@ class PreferencesBuilder:
         self._rejected.append(rejected)
         self._weight.append(weight)
         self._label.append(label)
-        self._place.append(row_ref)
+        self._row_ref.append(row_ref)
 
     def compare_all(self, users: list[str], prompts: list[str], sides: list[str]) -> None:
         """Add a comparison for each of the next rows of the origin, which hold nothing but texts.
@@ -91,7 +91,7 @@ class PreferencesBuilder:
         _extend(self._response_of, _interned(self._responses, sides))
         _extend(self._chosen, mention[::2])
         _extend(self._rejected, mention[1::2])
-        _extend(self._place, np.arange(first_ref, first_ref + len(users)))
+        _extend(self._row_ref, np.arange(first_ref, first_ref + len(users)))
         for column in (self._weight, self._label):
             column.extend([1.0] * len(users))
 
@@ -100,10 +100,10 @@ class PreferencesBuilder:
         self._rater.append(self._users.setdefault(user, len(self._users)))
         self._rated.append(mention)
         self._rating.append(rating)
-        self._rating_place.append(row_ref)
+        self._rating_row_ref.append(row_ref)
 
     def keep(self, extra: Mapping[str, Any]) -> None:
-        """Columns that LoRe does not read, of the comparison or rating that was added last."""
+        """Add columns that LoRe does not read to the comparison or rating that was added last."""
         if not extra:
             return
         count = len(self._user) + len(self._rater)
@@ -136,7 +136,7 @@ class PreferencesBuilder:
             rejected=row[_integers(self._rejected)],
             weight=np.array(self._weight, dtype=np.float64),
             label=np.array(self._label, dtype=np.float64),
-            row_ref=_integers(self._place),
+            row_ref=_integers(self._row_ref),
             ratings=ratings,
             extra={name: column + [None] * (count - len(column)) for name, column in self._extra.items()},
             origin=self.origin,
@@ -145,11 +145,12 @@ class PreferencesBuilder:
     def _built_ratings(self, row_prompt: Integers, row_of: Integers) -> Ratings | None:
         if not self._rater:
             return None
-        user, row, row_ref = _integers(self._rater), row_of[_integers(self._rated)], _integers(self._rating_place)
+        user, row, row_ref = _integers(self._rater), row_of[_integers(self._rated)], _integers(self._rating_row_ref)
         prompts = list(self._prompts)
         prompt = np.where([bool(prompts[number]) for number in row_prompt], row_prompt, -1)[row]
-        _, pair, counts = np.unique(np.stack([user, prompt]), axis=1, return_inverse=True, return_counts=True)
-        compared = (counts[pair.ravel()] > 1) & (prompt >= 0)
+        cell = user * (len(prompts) + 1) + prompt + 1  # one number for each user and prompt
+        _, position, counts = np.unique(cell, return_inverse=True, return_counts=True)
+        compared = (counts[position] > 1) & (prompt >= 0)
         return Ratings(user, row, np.array(self._rating), row_ref, across_prompts=float(compared.mean()) < _WITHIN)
 
     def _row_groups(self, row_prompt: Integers, row_of: Integers, across_prompts: bool) -> Integers:

@@ -59,7 +59,7 @@ class CheckReport:
 
     @property
     def fatal(self) -> list[DataIssue]:
-        """The findings for which `lore train` refuses the data."""
+        """Issues for which `lore train` refuses the data."""
         return [issue for issue in self.issues if issue.fatal]
 
     def to_json(self) -> dict[str, object]:
@@ -67,22 +67,22 @@ class CheckReport:
         return {"counts": asdict(self.counts), "issues": [asdict(issue) for issue in self.issues]}
 
 
-def check(preferences: Preferences, row_findings: Sequence[DataIssue] = (), *, to_split: bool = False) -> CheckReport:
+def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_split: bool = False) -> CheckReport:
     """Count what is in a table and find what is wrong with it.
 
     Args:
         preferences: from `lore.load` or `lore.data.load_with_issues`.
-        row_findings: what reading it noted.
+        row_issues: those that were found while it was read.
         to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """
-    findings = [*row_findings, *(_too_few(preferences) if to_split else [])]
+    issues = [*row_issues, *(_too_few(preferences) if to_split else [])]
     if preferences.ratings is None:
-        findings += _pair_findings(preferences)
-        findings += form_leaks(preferences)
+        issues += _pair_issues(preferences)
+        issues += form_leaks(preferences)
     else:
-        findings += _rating_findings(preferences)
-    findings += _common_findings(preferences)
-    return CheckReport(_counts(preferences), sorted(findings, key=lambda finding: not finding.fatal))
+        issues += _rating_issues(preferences)
+    issues += _common_issues(preferences)
+    return CheckReport(_counts(preferences), sorted(issues, key=lambda issue: not issue.fatal))
 
 
 def _too_few(preferences: Preferences) -> list[DataIssue]:
@@ -92,20 +92,20 @@ def _too_few(preferences: Preferences) -> list[DataIssue]:
     groups = len(np.unique(preferences.row_group))
     missing = []
     if users < 2:
-        missing.append(("too few users", f"for a split ({users} of 2); add some, or train with --unseen 0"))
+        missing.append(("too few users", f"for a split ({users} of 2); add some, or train with `unseen=0`"))
     if groups < _GROUPS:
-        way = ", or train with --split user" if groups > 1 else ""
+        way = ', or train with `split_by="user"`' if groups > 1 else ""
         missing.append(
             ("too few groups (prompts)", f"to learn, choose and test ({groups} of {_GROUPS}); add some{way}")
         )
-    if ratings is None and len(preferences) and not _telling(preferences).any():
+    if ratings is None and len(preferences) and not _usable(preferences).any():
         missing.append(
             ("no usable comparison:", "in every row `chosen` equals `rejected`, or `weight` is 0; give others")
         )
     return [DataIssue(kind, True, f"{kind} {remedy}", 1) for kind, remedy in missing]
 
 
-def _telling(preferences: Preferences) -> Integers:
+def _usable(preferences: Preferences) -> Integers:
     """Which comparisons can be learned from."""
     return (preferences.chosen != preferences.rejected) & (preferences.weight > 0)
 
@@ -153,8 +153,8 @@ def _disagreement(preferences: Preferences) -> float | None:
     _, pair = np.unique(low * np.int64(preferences.rows) + high, return_inverse=True)
     prefers_low = (preferences.chosen == low) == (preferences.label > 0.5)
     choices = np.unique((2 * (pair * users + preferences.user) + prefers_low)[preferences.label != 0.5])  # sorted
-    said_both = np.flatnonzero(choices[1:] // 2 == choices[:-1] // 2)
-    choices = np.delete(choices, np.concatenate([said_both, said_both + 1]))
+    chose_both = np.flatnonzero(choices[1:] // 2 == choices[:-1] // 2)
+    choices = np.delete(choices, np.concatenate([chose_both, chose_both + 1]))
     pair, prefers_low = choices // 2 // users, choices % 2
     counts = np.bincount(pair)
     first = np.bincount(pair, weights=prefers_low)
@@ -187,7 +187,7 @@ def _note(preferences: Preferences, kind: str, places: Integers, remedy: str, fa
     return [DataIssue(kind, fatal, f"{where}: {kind}; {remedy}", len(places))]
 
 
-def _pair_findings(preferences: Preferences) -> list[DataIssue]:
+def _pair_issues(preferences: Preferences) -> list[DataIssue]:
     """Equal sides, duplicates, and users who chose both ways."""
     if len(preferences) == 0:
         return []
@@ -218,7 +218,7 @@ def _pair_findings(preferences: Preferences) -> list[DataIssue]:
     ]
 
 
-def _rating_findings(preferences: Preferences) -> list[DataIssue]:
+def _rating_issues(preferences: Preferences) -> list[DataIssue]:
     ratings = preferences.ratings
     assert ratings is not None  # noqa: S101 - for the type checker; the caller has looked
     order = np.lexsort((ratings.row, ratings.user))
@@ -236,7 +236,7 @@ def _rating_findings(preferences: Preferences) -> list[DataIssue]:
     return issues
 
 
-def _common_findings(preferences: Preferences) -> list[DataIssue]:
+def _common_issues(preferences: Preferences) -> list[DataIssue]:
     ratings = preferences.ratings
     user = preferences.user if ratings is None else ratings.user
     issues = []

@@ -13,7 +13,7 @@ class DataIssue:
     """Something that `lore check` says about a file.
 
     Attributes:
-        kind: a few words, the same for all findings of a kind.
+        kind: a few words, the same for all issues of a kind.
         fatal: whether `lore train` refuses the file for it.
         message: what is wrong, where, and what to do: one sentence.
         count: how many rows it concerns.
@@ -26,27 +26,27 @@ class DataIssue:
 
 
 class IssueLog:
-    """Collects what is wrong with single rows, a few places of each kind."""
+    """Collects what is wrong with single rows, a few refs of each kind."""
 
     _EXAMPLES = 5
 
     def __init__(self, origin: "SourceLocations") -> None:
         self.origin = origin
-        self._places: dict[tuple[str, bool, str], list[RowRef]] = {}
+        self._refs: dict[tuple[str, bool, str], list[RowRef]] = {}
         self._counts: dict[tuple[str, bool, str], int] = {}
 
     def add(self, kind: str, row_ref: RowRef, remedy: str, fatal: bool = True) -> None:
         """Note that the row at `row_ref` has a fault of this kind."""
         key = (kind, fatal, remedy)
         self._counts[key] = self._counts.get(key, 0) + 1
-        places = self._places.setdefault(key, [])
-        if len(places) < self._EXAMPLES:
-            places.append(row_ref)
+        refs = self._refs.setdefault(key, [])
+        if len(refs) < self._EXAMPLES:
+            refs.append(row_ref)
 
     def __iter__(self) -> Iterator[DataIssue]:
-        for (kind, fatal, remedy), places in self._places.items():
+        for (kind, fatal, remedy), refs in self._refs.items():
             count = self._counts[kind, fatal, remedy]
-            yield DataIssue(kind, fatal, f"{self.origin.describe(places, count)}: {kind}; {remedy}", count)
+            yield DataIssue(kind, fatal, f"{self.origin.describe(refs, count)}: {kind}; {remedy}", count)
 
 
 class SourceLocations:
@@ -79,12 +79,12 @@ class SourceLocations:
     def __len__(self) -> int:
         return len(self._number)
 
-    def describe(self, places: Sequence[RowRef], count: int) -> str:
+    def describe(self, refs: Sequence[RowRef], count: int) -> str:
         """Return a text such as `data.jsonl, lines 7, 9 and 12 more`."""
-        if not places:
+        if not refs:
             return ", ".join(self.files)
-        file = self._file[places[0]]
-        numbers = [str(self._number[ref]) for ref in places if self._file[ref] == file]
+        file = self._file[refs[0]]
+        numbers = [str(self._number[ref]) for ref in refs if self._file[ref] == file]
         more = count - len(numbers)
         listed = ", ".join(numbers) + (f" and {more} more" if more else "")
         return f"{self.files[file]}, {self.unit[file]}{'s' if count > 1 else ''} {listed}"

@@ -50,7 +50,7 @@ def _parse_message(name: str, message: Any, check_text: Callable[[str, Any], str
             f"`{name}` is a list, but not of chat messages",
             'write a text, or messages {"role": ..., "content": ...}',
         )
-    if message["role"] not in ROLES:
+    if not isinstance(message["role"], str) or message["role"] not in ROLES:
         raise MessageFault(f"unknown role {message['role']!r} in `{name}`", f"use {', '.join(sorted(ROLES))}")
     return message["role"], check_text(f"{name}.content", message["content"])
 

@@ -145,12 +145,12 @@ class SimulatedChoices:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type or device of the embeddings."""
+        """Data type of the embeddings."""
         return self._embeddings.dtype
 
     @property
     def device(self) -> torch.device:
-        """Data type or device of the embeddings."""
+        """Device of the embeddings."""
         return self._embeddings.device
 
     @property

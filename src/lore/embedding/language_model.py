@@ -19,7 +19,7 @@ from lore.embedding.fingerprints import content_hash, library_versions, short_ha
 from lore.embedding.onednn import can_pack, pack
 from lore.embedding.options import EncoderOptions, torch_dtype
 from lore.embedding.tokens import ChatTokens, Conversation, LengthLimit, TokenizedBatch
-from lore.errors import EncoderError, MissingExtra
+from lore.errors import EncoderError, MissingExtra, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
 _PROBES: tuple[Conversation, ...] = (
     ((("user", "What is two and two?"),), (("assistant", "Four."),)),
-    ((("user", "What is two and two?"),), (("assistant", "It is four, as everybody who counts to it will find."),)),
+    ((("user", "What is two and two?"),), (("assistant", "It is four, as anyone who counts to it will find."),)),
     ((("user", "Name a color."),), (("assistant", "Blue."),)),
 )
 
@@ -129,14 +129,14 @@ class LanguageModel:
         if not self._alike(alone, self._encoded_batch(tokens)):
             raise EncoderError(
                 f"encoder {self._name!r} fails its probe: a vector depends on what is encoded beside it; "
-                "its implementation does not mask padding"
+                "its implementation does not mask padding; use another encoder"
             )
         if self._options.device_map is None and can_pack(self._base):
             pack(self._base)
             if not self._alike(alone, self._encoded_batch(tokens)):
                 raise EncoderError(
                     f"encoder {self._name!r} fails its probe: its layers give other vectors through oneDNN; use another"
-                    " dtype (--encoding dtype=bfloat16)"
+                    " `dtype`, such as bfloat16"
                 )
         if self._options.share_prompts and _caches_everything(self._base, tokens[0], self._device):
             shared = min(common(tokens[0], tokens[1]), len(tokens[0]) - 1, len(tokens[1]) - 1)
@@ -168,7 +168,7 @@ class LanguageModel:
         if not abs(ours - score) <= _TOLERANCE[self._dtype] * (size + abs(score)):
             raise EncoderError(
                 f"encoder {self._name!r} fails its probe: head times hidden state is {ours:.4f}, the model says "
-                f"{score:.4f}; its hidden states cannot be trusted"
+                f"{score:.4f}; its hidden states cannot be trusted; use another encoder"
             )
 
     # --- encoding -------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def _loaded(name: str, options: EncoderOptions, *, is_reward_model: bool) -> tup
         tokenizer = AutoTokenizer.from_pretrained(where, **gguf)
         model, info = kind(where, output_loading_info=True, **arguments)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
     model = model.eval()
     return (model if options.device_map else model.to(device)), tokenizer, list(info["missing_keys"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lore.embedding.encoder import Encoder
 from lore.embedding.options import EncoderOptions
-from lore.errors import EncoderError, MissingExtra
+from lore.errors import EncoderError, MissingExtra, first_line
 
 if TYPE_CHECKING:
     from lore.data.preferences import Preferences
@@ -32,7 +32,10 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     options = options or EncoderOptions()
     if Path(name).suffix in _VECTOR_FILES and not Path(name).is_dir():
         if preferences is None:
-            raise EncoderError(f"{name}: holds vectors that were made elsewhere, so that new texts cannot be encoded")
+            raise EncoderError(
+                f"{name}: holds vectors that were made elsewhere, so that new texts cannot be "
+                "encoded; give the encoder that made them"
+            )
         from lore.embedding.precomputed import PrecomputedVectors
 
         return PrecomputedVectors(Path(name), preferences)
@@ -70,7 +73,7 @@ def _architecture(name: str) -> str:
     try:
         config = AutoConfig.from_pretrained(where, **which)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
     return next(iter(config.architectures or ["ForCausalLM" if _is_decoder(config) else ""]))
 

@@ -50,12 +50,14 @@ class EncoderOptions:
             ("storage", DtypeName),
         ):
             value = getattr(self, name)
-            if value not in (*get_args(kind), None):
+            if value not in get_args(kind) and (value is not None or name == "storage"):
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")
-        if self.max_length is not None and self.max_length < 8:
-            raise ConfigError(f"`max_length` must be 8 tokens or more, got {self.max_length}")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ConfigError(f"`batch_tokens` must be 1 or more, got {self.batch_tokens}")
+        for name, minimum in (("max_length", 8), ("batch_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < minimum):
+                raise ConfigError(f"`{name}` must be a whole number of {minimum} or more, got {value!r}")
+        if not isinstance(self.share_prompts, bool):
+            raise ConfigError(f"`share_prompts` must be true or false, got {self.share_prompts!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the choices that differ from the defaults, as JSON values."""

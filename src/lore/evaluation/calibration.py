@@ -6,10 +6,9 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from lore.evaluation.metrics import margins
+from lore.evaluation.metrics import log_likelihood, margins
 from lore.fitting.basis import RewardBasis
-from lore.fitting.likelihood import likelihood
-from lore.fitting.personalize import UserWeights
+from lore.fitting.personalize import UserWeights, project_on
 from lore.pairs.table import Pairs
 from lore.solvers.objective import moderated_margins
 
@@ -44,7 +43,7 @@ class Calibration:
 def probabilities(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> Tensor:
     """P(chosen preferred to rejected) of each pair, `[pairs]`.
 
-    For the gaussian family and `users` from `fit_weights`, with what is not known of their weights averaged over
+    For the gaussian family and `users` from `fit_weights`, the probability is averaged over each user's posterior
     (`lore.solvers.objective.moderated_margins`).
     """
     margin = margins(pairs, basis, users).double()
@@ -55,8 +54,7 @@ def probabilities(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor)
 
 def margin_variances(pairs: Pairs, basis: RewardBasis, users: UserWeights) -> Tensor:
     """Posterior variance of the margin of each pair, `[pairs]` (gaussian family)."""
-    projected = likelihood(pairs, "pairs", basis.temperature).project(basis.vectors.to(pairs.empty))
-    return users.variances(projected, pairs.user)
+    return users.variances(project_on(pairs, basis)[0], pairs.user)
 
 
 def calibration(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor, bins: int = _BINS) -> Calibration:
@@ -67,7 +65,7 @@ def calibration(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor, b
     Args:
         pairs: held-out choices.
         basis: shared directions.
-        users: what is known of them, row by row in the order of `pairs.users`.
+        users: `UserWeights`, or weights `[users, columns]`, row by row in the order of `pairs.users`.
         bins: of confidence, from 1/2 to 1.
     """
     chance, label = probabilities(pairs, basis, users), pairs.label.double()
@@ -78,7 +76,6 @@ def calibration(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor, b
     observed = torch.stack([right[part].mean() for part in parts])
     count = torch.tensor([len(part) for part in parts])
     low, high = _wilson(observed, count)
-    losses = -torch.special.xlogy(label, chance) - torch.special.xlog1py(1 - label, -chance)
     return Calibration(
         predicted=predicted,
         observed=observed,
@@ -87,7 +84,7 @@ def calibration(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor, b
         count=count,
         error=float(((observed - predicted).abs() * count).sum() / count.sum()),
         brier=float((label - chance).square().mean()),
-        log_loss=float(losses.mean()),
+        log_loss=-float(log_likelihood(pairs, chance).mean()),
     )
 
 

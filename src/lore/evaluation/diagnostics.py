@@ -22,10 +22,10 @@ class Collapse:
 
     Attributes:
         effective_rank: directions along which users' rewards differ, `exp(entropy)` of the shares of their variance
-            (Roy and Vetterli 2007); 0 where no user differs.
+            (Roy and Vetterli 2007); 0 if all users have the same weights.
         largest_cosine: between two directions, each less what all share (simplex: the population's); 0 for one.
-        weight_entropy: of a user's weights in the mean, over that of equal ones (simplex); 1 is no user personal, 0 is
-            all users at a corner. None for the gaussian family.
+        weight_entropy: mean entropy of users' weights over that of equal weights (simplex): 1 if every user has equal
+            weights, 0 if every user has one direction. None for the gaussian family.
     """
 
     effective_rank: float
@@ -60,7 +60,7 @@ class LearningCurve:
     Attributes:
         max_gain: gain in accuracy over the model for all that is approached.
         half: comparisons at which half of it is reached.
-        shots: twice the comparisons of the user who has the max_gain, or of the median one (report).
+        shots: twice the most comparisons measured, or twice those of the median user (report).
         gain: predicted there.
         low: lower end of its 95 % interval, from a bootstrap over users.
         high: upper end.

@@ -11,12 +11,12 @@ from torch import Tensor
 from lore.errors import ShapeError
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import likelihood
-from lore.fitting.personalize import UserWeights
+from lore.fitting.personalize import UserWeights, project_on
 from lore.pairs.table import Pairs
 from lore.solvers.objective import pair_loss
 
 _RESAMPLES = 2_000
-
+_CERTAIN = 1e-12  # probabilities are kept this far from 0 and 1: one choice is not infinitely surprising
 _MIN_USERS = 5  # users from whom an interval is made
 
 
@@ -58,11 +58,12 @@ class Gain:
 def margins(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> Tensor:
     """Reward of chosen minus reward of rejected, `[pairs]`, for `users` `[users, columns]` in the pairs' order."""
     weights = users.weights if isinstance(users, UserWeights) else users
+    if pairs.dim != basis.dim:
+        raise ShapeError(f"the pairs have {pairs.dim} numbers an embedding and the basis {basis.dim}; use one encoder")
     if weights.shape != (len(pairs.users), basis.columns):
         raise ShapeError(f"`users` must be [{len(pairs.users)}, {basis.columns}], got {tuple(weights.shape)}")
-    table = likelihood(pairs, "pairs", basis.temperature)
-    projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.empty))
-    return table.margins(projected[:, :-1], weights.to(projected)) + projected[:, -1]
+    projected, common = project_on(pairs, basis)
+    return likelihood(pairs, "pairs", basis.temperature).margins(projected, weights.to(projected)) + common
 
 
 def accuracy(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> Accuracy:
@@ -120,6 +121,12 @@ def interval(per_user: Tensor) -> tuple[float, float, float]:
 def _tail(users: int) -> float:
     """Return the share that a percentile interval leaves out on each side."""
     return float(ndtr(-stdtrit(users - 1, 0.975) * math.sqrt(users / (users - 1))))
+
+
+def log_likelihood(pairs: Pairs, probability: Tensor) -> Tensor:
+    """Log-likelihood of each judgement, `[pairs]` in float64 and finite, from P(chosen preferred) `[pairs]`."""
+    label, probability = pairs.label.double(), probability.double().clamp(_CERTAIN, 1 - _CERTAIN)
+    return torch.special.xlogy(label, probability) + torch.special.xlog1py(1 - label, -probability)
 
 
 def log_loss(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> float:

@@ -28,7 +28,7 @@ class Noise:
         high: upper end, `[users]`.
         median: of the population.
         spread: standard deviation of the logarithm over users; 0 where all are alike.
-        tie: Davidson's parameter; 0 where no user calls it a tie.
+        tie: Davidson's parameter; 0 without ties.
     """
 
     temperature: Tensor
@@ -60,8 +60,9 @@ def learn_noise(pairs: Pairs, margins: Tensor, temperature: float = 1.0) -> Nois
     grid = torch.linspace(-_WIDEST, _WIDEST, _GRID, dtype=torch.float64, device=margins.device)
     choices = _Choices(pairs, margins.double() / temperature)
     median, spread, tie = 0.0, 1.0, choices.ties
+    evidence = choices.log_likelihood(grid, tie)
     for _ in range(_ITERATIONS):
-        odds = choices.log_likelihood(grid, tie) - (grid - median).square() / (2 * spread**2)
+        odds = evidence - (grid - median).square() / (2 * spread**2)
         share = torch.softmax(odds, dim=1)
         with_choices = share[choices.has_choices]
         mean = float((with_choices @ grid).mean())
@@ -70,6 +71,8 @@ def learn_noise(pairs: Pairs, margins: Tensor, temperature: float = 1.0) -> Nois
         median, spread, tie = after
         if max(abs(new - old) for new, old in zip(after, before, strict=True)) < _STILL:
             break
+        if tie != before[2]:
+            evidence = choices.log_likelihood(grid, tie)
     prior = torch.softmax(-(grid - median).square() / (2 * spread**2), dim=0)
     share = torch.where(choices.has_choices[:, None], share, prior)
     tail = 0.025  # on each side of a 95 % interval
@@ -113,7 +116,7 @@ class _Choices:
         return float(self._worth @ self._tied.double()) / rate
 
     def _summed(self, value: Tensor) -> Tensor:
-        """Over each user's choices, `[users]`."""
+        """Sum values over each user's choices, `[users]`."""
         zero = torch.zeros(self._users, dtype=torch.float64, device=value.device)
         return zero.index_add_(0, self._user, self._worth * value)
 

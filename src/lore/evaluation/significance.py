@@ -1,4 +1,4 @@
-"""For whom personalizing helps, user by user, and how much one user or one group matters to the finding."""
+"""For whom personalizing helps, user by user, and how much one user or one group matters to the headline."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from lore.evaluation.metrics import Accuracy
+from lore.evaluation.metrics import Accuracy, log_likelihood
 from lore.fitting.likelihood import design_effect
 from lore.pairs.table import Pairs
 
@@ -48,8 +48,8 @@ class Verdicts:
 def verdicts(pairs: Pairs, personal: Tensor, common: Tensor, rate: float = FALSE_DISCOVERIES) -> Verdicts:
     """User by user, from the probabilities of held-out choices under two models.
 
-    Choices that share items are counted as the fewer independent ones that they are worth (`design_effect`). So are the
-    degrees of freedom of Student's test of the mean difference of log-likelihoods.
+    The odds are of the summed log-likelihoods, the p-values from Student's test of their mean difference. In both,
+    choices that share items count as the fewer independent ones that they are worth (`design_effect`).
 
     Args:
         pairs: held-out choices.
@@ -57,7 +57,7 @@ def verdicts(pairs: Pairs, personal: Tensor, common: Tensor, rate: float = FALSE
         common: the same under the model for all.
         rate: of false discoveries.
     """
-    better = _log_likelihood(pairs, personal) - _log_likelihood(pairs, common)
+    better = log_likelihood(pairs, personal) - log_likelihood(pairs, common)
     count = pairs.counts.double()
     total = _by_user(pairs, better)
     mean = total / count
@@ -73,11 +73,6 @@ def verdicts(pairs: Pairs, personal: Tensor, common: Tensor, rate: float = FALSE
     certain[tested] = torch.from_numpy(false_discovery_control(value[tested].numpy()) <= rate)
     verdict = torch.where(certain, mean.sign().cpu(), 0.0).long()
     return Verdicts(total / design_effect(pairs).double() / (count > 0), value, verdict, rate)
-
-
-def _log_likelihood(pairs: Pairs, chance: Tensor) -> Tensor:
-    label, chance = pairs.label.double(), chance.double()
-    return torch.special.xlogy(label, chance) + torch.special.xlog1py(1 - label, -chance)
 
 
 def _by_user(pairs: Pairs, values: Tensor) -> Tensor:
@@ -122,9 +117,9 @@ def without_one_group(pairs: Pairs, better: Tensor) -> Sensitivity:
     """
     groups, number = pairs.group.unique(return_inverse=True)
     sides = [number[pairs.chosen]] if pairs.rejected is None else [number[pairs.chosen], number[pairs.rejected]]
-    everyone = torch.arange(len(pairs), device=number.device).repeat(len(sides))
+    pair_index = torch.arange(len(pairs), device=number.device).repeat(len(sides))
     # Each pair once for each group that it touches, and the cells of users and groups that there are.
-    user, group, pair = torch.unique(torch.stack([pairs.user.repeat(len(sides)), torch.cat(sides), everyone]), dim=1)
+    user, group, pair = torch.unique(torch.stack([pairs.user.repeat(len(sides)), torch.cat(sides), pair_index]), dim=1)
     cells, cell = torch.unique(torch.stack([user, group]), dim=1, return_inverse=True)
     user, group = cells
     better = better.double()

@@ -16,7 +16,7 @@ from lore.errors import ConfigError, ShapeError
 from lore.fitting.basis import RewardBasis
 from lore.fitting.personalize import UserWeights
 from lore.pairs.table import Pairs
-from lore.solvers.objective import pair_loss
+from lore.solvers.objective import moderated_margins, pair_loss
 
 _DRAWS = 4_096  # of simplex weights
 _NODES = 15
@@ -35,7 +35,7 @@ class Question:
         second: row of the embeddings.
         information: nats that the answer is expected to give.
         gain: how much more of this user's choices among the candidates are expected to be predicted after the answer.
-        stop: whether that is less than asking is worth.
+        stop: True if `gain` is below `min_gain`.
     """
 
     first: int
@@ -189,8 +189,7 @@ def _gain(mean: Tensor, variance: Tensor, shared: Tensor, asked_mean: Tensor, as
 
 def _expected_accuracy(mean: Tensor, variance: Tensor) -> Tensor:
     """Mean probability of the likelier answers, of margins `[pairs]`."""
-    moderated_margins = mean.abs() / (1 + torch.pi * variance.clamp(min=0) / 8).sqrt()
-    return torch.sigmoid(moderated_margins).mean()
+    return torch.sigmoid(moderated_margins(mean.abs(), variance.clamp(min=0), temperature=1.0)).mean()
 
 
 def _answered(covariance: Tensor, difference: Tensor, mean: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from lore.files import read_json, replacing, write_json, write_text
 
 Family = Literal["simplex", "gaussian"]
 FORMAT = 1
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)

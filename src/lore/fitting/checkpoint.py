@@ -67,7 +67,10 @@ class Checkpoint:
             raise DataError(
                 f"{path}: not the checkpoint of a fit ({error}); remove it or choose another path"
             ) from None
-        if int(metadata.get("format", 0)) > _FORMAT:
+        number = metadata.get("format", "0")
+        if "fit" not in metadata or not number.isdecimal():
+            raise DataError(f"{path}: not the checkpoint of a fit; remove it or choose another path")
+        if int(number) > _FORMAT:
             raise DataError(f"{path}: the checkpoint of a newer version of LoRe; install that, or remove it")
         if metadata.get("fit") != self._fingerprint:
             raise ConfigError(
@@ -96,9 +99,10 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the file: the fit is done."""
+        """Remove the file, and write none any more: the fit is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            self._path = None
 
 
 def loss_name(strength: float, weight_strength: float) -> str:
@@ -157,7 +161,7 @@ def read_fit(folder: Path, name: str) -> Fit:
     number, values = _FIT_FORMAT.read(folder / f"{name}.json")
     if number == 0:
         values |= {"gap": None, "optimality": values["gap"]}
-    if values["optimality"] is None:
+    if values.get("optimality") is None:
         values["optimality"] = math.inf
     try:
         weights = load_file(folder / f"{name}.safetensors")["weights"]

@@ -1,4 +1,4 @@
-"""`FitConfig`, how to fit, and `Fit`, what comes of it."""
+"""`FitConfig`: the settings of a fit. `Fit`: its result."""
 
 import math
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from lore.fitting.checkpoint import Checkpoint, fingerprint, written_on_interrup
 from lore.fitting.config import Fit, FitConfig
 from lore.fitting.cost import predicted
 from lore.fitting.gaussian_fit import fit_gaussian
-from lore.fitting.simplex_fit import fit_resolved, fit_simplex, resolve
+from lore.fitting.simplex_fit import fit_simplex, iterate_resolved, resolve
 from lore.fitting.validation import FitData
 from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
@@ -83,23 +83,29 @@ def iterate_fits(
     progress("fitting", 0, len(configs), _note(pairs, configs) if progress is not silent else "")
     done = 0
     for group in _groups(configs):
-        group_checkpoints = [all_checkpoints[number] for number in group]
-        with written_on_interrupt(group_checkpoints), _threads(len(pairs)):
-            fits = _fit_group(data, [configs[number] for number in group], group_checkpoints)
-        for number, fit in zip(group, fits, strict=True):
-            yield number, fit
-            all_checkpoints[number].remove()
+        checkpoints_of_group = [all_checkpoints[number] for number in group]
+        fits = _fit_group(data, [configs[number] for number in group], checkpoints_of_group)
+        while True:
+            with written_on_interrupt(checkpoints_of_group), _threads(len(pairs)):
+                position, fit = next(fits, (-1, None))
+            if fit is None:
+                break
+            yield group[position], fit
+            checkpoints_of_group[position].remove()
             done += 1
             progress("fitting", done, len(configs))
 
 
-def _fit_group(data: FitData, configs: Sequence[FitConfig], checkpoints: Sequence[Checkpoint]) -> list[Fit]:
+def _fit_group(
+    data: FitData, configs: Sequence[FitConfig], checkpoints: Sequence[Checkpoint]
+) -> Iterator[tuple[int, Fit]]:
     """Fit one configuration, or several whose strengths and ranks are all numbers, in the same passes."""
     if len(configs) == 1:
         fit = fit_gaussian if configs[0].family == "gaussian" else fit_simplex
-        return [fit(data, configs[0], checkpoints[0])]
+        yield 0, fit(data, configs[0], checkpoints[0])
+        return
     resolved = [resolve(data, *pair) for pair in zip(configs, checkpoints, strict=True)]
-    return fit_resolved(data, resolved, checkpoints)
+    yield from iterate_resolved(data, resolved, checkpoints)
 
 
 def _groups(configs: Sequence[FitConfig]) -> list[list[int]]:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lore.errors import ShapeError
+from lore.errors import ConfigError, ShapeError
 from lore.fitting.basis import RewardBasis
-from lore.fitting.likelihood import GAUSSIAN_TOLERANCE, gaussian_problems, simplex_problems
+from lore.fitting.likelihood import GAUSSIAN_TOLERANCE, gaussian_problems, likelihood, simplex_problems
 from lore.pairs.table import Pairs
 from lore.solvers.gaussian_weights import gaussian_covariance, gaussian_variances, gaussian_weights
-from lore.solvers.objective import Likelihood
 from lore.solvers.simplex_weights import SimplexPrior, simplex_weights
-from lore.solvers.user_problems import UserProblems
 
 _TOLERANCE = 1e-7
 
@@ -37,13 +35,12 @@ class UserWeights:
         """Posterior covariance of some users' weights, `[len(rows), columns, columns]` (gaussian family).
 
         Raises:
-            ShapeError: the family has no covariance.
+            ConfigError: the family has no covariance.
         """
-        if self.basis.family != "gaussian":
-            raise ShapeError("only the gaussian family has a covariance; fit with family='gaussian'")
+        self._check_family()
         pairs = self.pairs.for_users(rows)
         choices = gaussian_problems(pairs, self.basis.temperature)
-        return gaussian_covariance(choices, *_projected(pairs, self.basis), self.weights[rows]).to(self.weights)
+        return gaussian_covariance(choices, *project_on(pairs, self.basis), self.weights[rows]).to(self.weights)
 
     def variances(self, targets: Tensor, user: Tensor) -> Tensor:
         """Posterior variances of margins, `[targets]` (gaussian family).
@@ -51,9 +48,17 @@ class UserWeights:
         Args:
             targets: differences in coordinates of the basis, `[targets, columns]`.
             user: rows of the weights, `[targets]`.
+
+        Raises:
+            ConfigError: the family has no variances.
         """
+        self._check_family()
         choices = gaussian_problems(self.pairs, self.basis.temperature)
-        return gaussian_variances(choices, *_projected(self.pairs, self.basis), self.weights, targets, user)
+        return gaussian_variances(choices, *project_on(self.pairs, self.basis), self.weights, targets, user)
+
+    def _check_family(self) -> None:
+        if self.basis.family != "gaussian":
+            raise ConfigError('only the gaussian family knows how sure weights are; fit with `family="gaussian"`')
 
 
 def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) -> UserWeights:
@@ -72,11 +77,11 @@ def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) ->
         raise ShapeError(f"the pairs have {shots.dim} numbers an embedding and the basis {basis.dim}; use one encoder")
     basis = basis.truncated(basis.rank) if rank_only else basis
     shots = shots.compact()
-    projected, offset = _projected(shots, basis)
+    projected, offset = project_on(shots, basis)
     if basis.family == "gaussian":
         posterior = gaussian_weights(gaussian_problems(shots, basis.temperature), projected, offset, GAUSSIAN_TOLERANCE)
         return UserWeights(posterior.weights.to(projected), posterior.gap, shots, basis)
-    choices: UserProblems = simplex_problems(shots, basis.temperature)
+    choices = simplex_problems(shots, basis.temperature)
     prior = SimplexPrior(
         basis.population, torch.full((len(shots.users),), basis.weight_strength, device=projected.device)
     )
@@ -84,16 +89,8 @@ def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) ->
     return UserWeights(solution.weights.to(projected), solution.gap, shots, basis)
 
 
-def _projected(pairs: Pairs, basis: RewardBasis) -> tuple[Tensor, Tensor]:
-    """Pairs in coordinates of the basis `[pairs, columns]`, and the margin of the center `[pairs]`."""
-    table = Likelihood(
-        vectors=pairs.vectors,
-        chosen=pairs.chosen,
-        rejected=pairs.rejected,
-        user=pairs.user,
-        label=pairs.label,
-        share=pairs.weight,
-        temperature=basis.temperature,
-    )
+def project_on(pairs: Pairs, basis: RewardBasis) -> tuple[Tensor, Tensor]:
+    """Return pairs in coordinates of the basis, `[pairs, columns]`, and the margin of the center, `[pairs]`."""
+    table = likelihood(pairs, "pairs", basis.temperature)
     projected = table.project(torch.cat([basis.vectors, basis.center[:, None]], dim=1).to(pairs.empty))
     return projected[:, :-1], projected[:, -1]

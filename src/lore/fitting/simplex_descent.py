@@ -1,7 +1,7 @@
 """Minimizing the objective of the simplex family: where columns start, and the descent from there."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from lore.fitting.simplex_problem import (
     project,
     project_transposed,
 )
-from lore.solvers.lbfgs import Lbfgs, OptimizeResult
+from lore.solvers.lbfgs import Lbfgs, OptimizeResult, relative_gradient
 from lore.solvers.preconditioners import ColumnScaling, DirectionAndLength, Preconditioner, Spectrum
 
 STARTS = (0.3, 1.0, 3.0)  # distances of the first columns from the anchor, relative to its length
@@ -192,8 +192,7 @@ class SimplexDescent:
         if self._problem.is_strongly_convex:
             gap = self._problem.certified_gap(evaluation)
             if gap <= _CERTIFIED * self._tolerance:
-                value = float(evaluation.value)
-                self._end_round(OptimizeResult(self._basis, value, gap, converged=True, history=self._round_history))
+                self._end_round(self._certified(evaluation))
                 return
         if self._search is None:
             self._coordinates = preconditioner(self._problem, self._basis, self._spectrum, evaluation.curvature)
@@ -206,6 +205,12 @@ class SimplexDescent:
             self._end_round(replace(result, point=self._coordinates.to_basis(result.point)))
         else:
             self._basis = self._coordinates.to_basis(self._search.ask())
+
+    def _certified(self, evaluation: Evaluation) -> OptimizeResult:
+        optimality = relative_gradient(self._basis, evaluation.value, evaluation.gradient)
+        return OptimizeResult(
+            self._basis, float(evaluation.value), optimality, converged=True, history=self._round_history
+        )
 
     def _end_round(self, result: OptimizeResult) -> None:
         self._history += result.history
@@ -226,10 +231,17 @@ class SimplexDescent:
 
 def descend(descents: Sequence[SimplexDescent]) -> None:
     """Run minimizations over the same pairs to their ends, evaluating all of them in the same passes."""
-    while active := [descent for descent in descents if not descent.done]:
-        evaluations = evaluate_many([descent.ask() for descent in active])
-        for descent, evaluation in zip(active, evaluations, strict=True):
-            descent.tell(evaluation)
+    for _ in iterate_ends(descents):
+        pass
+
+
+def iterate_ends(descents: Sequence[SimplexDescent]) -> Iterator[int]:
+    """Run minimizations over the same pairs, all in the same passes; yield the number of each as it ends."""
+    while active := [number for number, descent in enumerate(descents) if not descent.done]:
+        evaluations = evaluate_many([descents[number].ask() for number in active])
+        for number, evaluation in zip(active, evaluations, strict=True):
+            descents[number].tell(evaluation)
+        yield from (number for number in active if descents[number].done)
 
 
 def preconditioner(problem: SimplexProblem, basis: Tensor, spectrum: Spectrum, loss_curvature: float) -> Preconditioner:

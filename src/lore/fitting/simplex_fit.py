@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +13,9 @@ from lore.fitting.basis import RewardBasis, reference_basis
 from lore.fitting.checkpoint import Checkpoint
 from lore.fitting.config import RANKS, Fit, FitConfig
 from lore.fitting.likelihood import likelihood
-from lore.fitting.simplex_descent import STARTS, SimplexDescent, StartPlan, descend, starting_bases
+from lore.fitting.simplex_descent import STARTS, SimplexDescent, StartPlan, descend, iterate_ends, starting_bases
 from lore.fitting.simplex_problem import (
+    Evaluation,
     Regularization,
     Request,
     SimplexProblem,
@@ -77,7 +78,7 @@ def fit_simplex(data: FitData, config: FitConfig, checkpoint: Checkpoint) -> Fit
         return _fit_best_rank(data, config, checkpoint)
     if config.rank == 0 and data.reference is not None:
         return fit_reference(data, config, data.reference)
-    return fit_resolved(data, [resolve(data, config, checkpoint)], [checkpoint])[0]
+    return fit_resolved(data, resolve(data, config, checkpoint), checkpoint)
 
 
 def _fit_best_rank(data: FitData, config: FitConfig, checkpoint: Checkpoint) -> Fit:
@@ -86,7 +87,7 @@ def _fit_best_rank(data: FitData, config: FitConfig, checkpoint: Checkpoint) -> 
     for rank in (1, *(rank for rank in RANKS if rank <= data.pairs.dim)):
         prefix = f"rank {rank}: "
         resolved = resolve(data, replace(config, rank=rank), checkpoint, prefix)
-        fit = fit_resolved(data, [resolved], [checkpoint], prefix)[0]
+        fit = fit_resolved(data, resolved, checkpoint, prefix)
         if best is not None and _validation(fit) >= _validation(best):
             break
         best = fit
@@ -111,10 +112,17 @@ def fit_reference(data: FitData, config: FitConfig, reference: Tensor) -> Fit:
 # --- fitting what is resolved -------------------------------------------------------------------------------------
 
 
-def fit_resolved(
+def fit_resolved(data: FitData, resolved: ResolvedConfig, checkpoint: Checkpoint, prefix: str = "") -> Fit:
+    """Fit one configuration with nothing left to choose."""
+    return dict(iterate_resolved(data, [resolved], [checkpoint], prefix))[0]
+
+
+def iterate_resolved(
     data: FitData, resolved: Sequence[ResolvedConfig], checkpoints: Sequence[Checkpoint], prefix: str = ""
-) -> list[Fit]:
-    """Fit configurations with nothing left to choose; all of them share their passes over the embeddings.
+) -> Iterator[tuple[int, Fit]]:
+    """Fit configurations with nothing left to choose, in the same passes over the embeddings.
+
+    Yields the number of each and its fit, as soon as that is done.
 
     Args:
         data: the pairs.
@@ -122,44 +130,28 @@ def fit_resolved(
         checkpoints: one for each; a fit begins at the basis that its checkpoint has.
         prefix: of names in the checkpoints.
     """
-    basis_name, population_name = f"{prefix}basis", f"{prefix}population"
-    begun = [
-        _resumed(data, one, checkpoint, basis_name, population_name)
-        for one, checkpoint in zip(resolved, checkpoints, strict=True)
-    ]
-    new = [number for number, start in enumerate(begun) if start is None]
-    for number, start in zip(new, _begin(data, [resolved[number] for number in new]), strict=True):
-        begun[number] = start
-    starts = [start for start in begun if start is not None]
-
-    def kept_by(checkpoint: Checkpoint) -> "_Keeper":
-        return _Keeper(checkpoint, basis_name, population_name)
-
+    keepers = [_Keeper(checkpoint, prefix) for checkpoint in checkpoints]
+    new = [number for number, keeper in enumerate(keepers) if not keeper.has_basis]
+    starts = dict(zip(new, _begin(data, [resolved[number] for number in new]), strict=True))
+    for number, keeper in enumerate(keepers):
+        if keeper.has_basis:
+            starts[number] = keeper.start(data, resolved[number])
     descents = [
         SimplexDescent(
-            start.problem,
-            [start.basis],
+            starts[number].problem,
+            [starts[number].basis],
             data.spectrum,
             one.config.tolerance,
             one.config.max_iterations,
-            state=start.state,
+            state=starts[number].state,
             settle_population=True,
-            on_better=kept_by(checkpoint),
+            on_better=keepers[number],
         )
-        for one, start, checkpoint in zip(resolved, starts, checkpoints, strict=True)
+        for number, one in enumerate(resolved)
     ]
-    descend(descents)
-    gaps = _certified_gaps(starts, descents)
-    requests = [
-        Request(start.problem, descent.result.point, descent.state)
-        for start, descent in zip(starts, descents, strict=True)
-    ]
-    return [
-        _fit(one, request, solved, descent.result, gap)
-        for one, request, solved, descent, gap in zip(
-            resolved, requests, solve_many(requests), descents, gaps, strict=True
-        )
-    ]
+    for number in iterate_ends(descents):
+        request = Request(starts[number].problem, descents[number].result.point, descents[number].state)
+        yield number, _fit(resolved[number], request, descents[number].result)
 
 
 @dataclass(frozen=True)
@@ -167,11 +159,22 @@ class _Keeper:
     """Keeps every better basis, and its population, in a checkpoint."""
 
     checkpoint: Checkpoint
-    basis_name: str
-    population_name: str
+    prefix: str
+
+    @property
+    def has_basis(self) -> bool:
+        """True if the checkpoint has a basis to go on from."""
+        return f"{self.prefix}basis" in self.checkpoint.tensors
 
     def __call__(self, basis: Tensor, population: Tensor) -> None:
-        self.checkpoint.keep({self.basis_name: basis, self.population_name: population})
+        self.checkpoint.keep({f"{self.prefix}basis": basis, f"{self.prefix}population": population})
+
+    def start(self, data: FitData, resolved: ResolvedConfig) -> "_Start":
+        """Return the start that the checkpoint has."""
+        problem, tensors = _problem(data, resolved), self.checkpoint.tensors
+        population = tensors[f"{self.prefix}population"].to(problem.first_state.population)
+        state = replace(problem.first_state, population=population)
+        return _Start(problem, tensors[f"{self.prefix}basis"].to(data.pairs.empty), state)
 
 
 @dataclass(frozen=True)
@@ -186,21 +189,6 @@ class _Start:
 def _problem(data: FitData, resolved: ResolvedConfig) -> SimplexProblem:
     config = resolved.config
     return SimplexProblem.of(data.pairs, config.fixed_rank, config.average, config.temperature, resolved.regularization)
-
-
-def _resumed(
-    data: FitData, resolved: ResolvedConfig, checkpoint: Checkpoint, basis_name: str, population_name: str
-) -> _Start | None:
-    """Return the start that a checkpoint has, if it has one."""
-    if basis_name not in checkpoint.tensors:
-        return None
-    problem = _problem(data, resolved)
-    population = checkpoint.tensors[population_name].to(problem.first_state.population)
-    return _Start(
-        problem,
-        checkpoint.tensors[basis_name].to(data.pairs.empty),
-        replace(problem.first_state, population=population),
-    )
 
 
 def _begin(data: FitData, resolved: Sequence[ResolvedConfig]) -> list[_Start]:
@@ -238,24 +226,18 @@ def _anchor(data: FitData, resolved: ResolvedConfig) -> Tensor:
     return start_around(data, data, resolved.config, regularization.strength)
 
 
-def _certified_gaps(starts: Sequence[_Start], descents: Sequence[SimplexDescent]) -> list[float | None]:
-    """Return the certified gap of each minimum; None for problems that are not strongly convex."""
-    convex = [number for number, start in enumerate(starts) if start.problem.is_strongly_convex]
-    gaps: list[float | None] = [None] * len(starts)
-    if convex:
-        requests = [
-            Request(starts[number].problem, descents[number].result.point, descents[number].state) for number in convex
-        ]
-        for number, evaluation in zip(convex, evaluate_many(requests), strict=True):
-            gaps[number] = starts[number].problem.certified_gap(evaluation)
-    return gaps
+def _solved(request: Request) -> tuple[SolvedLoss | Evaluation, float | None]:
+    """Return the weights at a minimum, and its certified gap; None for a problem that is not strongly convex."""
+    if not request.problem.is_strongly_convex:
+        return solve_many([request])[0], None
+    evaluation = evaluate_many([request])[0]
+    return evaluation, request.problem.certified_gap(evaluation)
 
 
-def _fit(
-    resolved: ResolvedConfig, request: Request, solved: SolvedLoss, minimum: OptimizeResult, gap: float | None
-) -> Fit:
+def _fit(resolved: ResolvedConfig, request: Request, minimum: OptimizeResult) -> Fit:
     config, problem, regularization = resolved.config, request.problem, resolved.regularization
     population = request.state.population
+    solved, gap = _solved(request)
     reached = minimum.optimality if gap is None else gap
     converged = minimum.converged or reached <= config.tolerance
     if not converged:

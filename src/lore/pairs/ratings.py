@@ -39,7 +39,7 @@ class RatedRows:
         return replace(self, row=position, prompt=None if self.prompt is None else self.prompt[used])
 
 
-def draw(ratings: RatedRows, part: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw(ratings: RatedRows, stream: int) -> tuple[Tensor, Tensor, Tensor]:
     """Chosen row, rejected row and user of the drawn pairs; each user draws from a stream of their own."""
     user = ratings.user.numpy()
     order = np.argsort(user, kind="stable")
@@ -52,7 +52,7 @@ def draw(ratings: RatedRows, part: int) -> tuple[Tensor, Tensor, Tensor]:
     sides: list[np.ndarray[Any, Any]] = []
     drawn_by: list[np.ndarray[Any, Any]] = []
     for rater, start, stop in zip(users, starts, [*starts[1:], len(row)], strict=True):
-        rng = np.random.default_rng([ratings.seed, part, int(rater)])
+        rng = np.random.default_rng([ratings.seed, stream, int(rater)])
         rated = slice(start, stop)
         first, second = _strict_pairs(
             rating[rated], None if prompt is None else prompt[rated], ratings.pairs_per_user, rng

@@ -267,7 +267,7 @@ class Pairs:
         """Training and test pairs for test rows `[rows]`, a mask.
 
         A pair that straddles is in neither, and no pair for training has a response that is in a test pair. Pairs from
-        ratings are drawn anew in both, `shares` of the pairs of each user, and other ones for another `part`.
+        ratings are drawn anew in both, `shares` of the pairs of each user, and others by another `stream`.
         """
         if self.ratings is not None:
             test = self.redraw(stream + 1, in_test[self.ratings.row], shares[1])
@@ -279,7 +279,7 @@ class Pairs:
         return self.select(~leaking[0] & ~leaking[1]), test
 
     def redraw(self, stream: int, mask: Tensor | None = None, share: float = 1.0) -> "Pairs":
-        """Draw a share of the pairs of each user from the ratings in a mask `[ratings]`; others by `stream`."""
+        """Draw a share of each user's pairs from the ratings in a mask `[ratings]`; another `stream` draws others."""
         if self.ratings is None:
             return self
         ratings = self.ratings if mask is None else self.ratings.only(mask)

@@ -49,7 +49,7 @@ class Run:
         basis: shared directions.
         users: row of the weights for each id.
         weights: `[users, columns]`.
-        encoder: name for `load_encoder`.
+        encoder_argument: name for `load_encoder`; None if the run was trained with an `Encoder` object.
         options: for `load_encoder`.
     """
 
@@ -57,7 +57,7 @@ class Run:
     basis: RewardBasis
     users: dict[str, int] = field(repr=False)
     weights: Tensor = field(repr=False)
-    encoder: str = "minilm"
+    encoder_argument: str | None = "minilm"
     options: EncoderOptions = field(default_factory=EncoderOptions)
 
     @classmethod
@@ -81,9 +81,22 @@ class Run:
             basis=basis,
             users={user: row for row, user in enumerate(ids)},
             weights=weights,
-            encoder=str(basis.provenance.get("encoder_argument", "minilm")),
+            encoder_argument=basis.provenance.get("encoder_argument", "minilm"),
             options=EncoderOptions.from_json(basis.provenance.get("encoder_options", {})),
         )
+
+    @property
+    def encoder(self) -> str:
+        """Name for `load_encoder`.
+
+        Raises:
+            RunError: the run was trained with an `Encoder` object.
+        """
+        if self.encoder_argument is None:
+            raise RunError(
+                f"{self.folder}: was trained with an Encoder object, which has no name; give the same one as `encoder`"
+            )
+        return self.encoder_argument
 
     def weights_of(self, user: str) -> Tensor:
         """Return the weights of a user of the run, `[columns]`.
@@ -92,5 +105,5 @@ class Run:
             UnknownUser: the run has no such user.
         """
         if user not in self.users:
-            raise UnknownUser(f"no weights for user {user!r}; train with their comparisons first")
+            raise UnknownUser(f"no weights for user {user!r}; run `lore personalize` with their comparisons first")
         return self.weights[self.users[user]]

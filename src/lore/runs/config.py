@@ -66,10 +66,10 @@ class TrainConfig:
             raise ConfigError(f"`split_by` must be 'group' or 'user', got {self.split_by!r}")
         if not 0 <= self.unseen < 1 or not 0 < self.test < 1:
             raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {self.unseen} and {self.test}")
+        if any(rank != "auto" and (type(rank) is not int or rank < 0) for rank in self.ranks):
+            raise ConfigError(f"`ranks` must be whole numbers of 0 or more, or 'auto', got {list(self.ranks)}")
         for family in self.families:
             FitConfig(family=family, seed=self.seed)
-            if any(rank != "auto" and rank < 0 for rank in self.ranks):
-                raise ConfigError(f"`ranks` must be numbers of 0 or more, or 'auto', got {list(self.ranks)}")
             if not personal_ranks(family, self.ranks):
                 lowest = 2 if family == "simplex" else 1
                 raise ConfigError(
@@ -83,8 +83,10 @@ class TrainConfig:
 
     @property
     def encoder_name(self) -> str:
-        """Name of the encoder; that in its fingerprint if it is given as an object."""
-        return self.encoder if isinstance(self.encoder, str) else str(self.encoder.fingerprint["encoder"])
+        """Name of the encoder; that in its fingerprint, or that of its class, if it is given as an object."""
+        if isinstance(self.encoder, str):
+            return self.encoder
+        return str(self.encoder.fingerprint.get("encoder", type(self.encoder).__name__))
 
     def to_json(self) -> dict[str, Any]:
         """Return the arguments as JSON values."""
@@ -96,9 +98,13 @@ class TrainConfig:
         }
 
     def provenance(self, data: str) -> dict[str, Any]:
-        """Return what a model folder says of how it was made, from the name or fingerprint of the data."""
+        """Return what a model folder says of how it was made, from the name or fingerprint of the data.
+
+        An encoder that was given as an object cannot be loaded by a name: its argument is None.
+        """
+        argument = self.encoder if isinstance(self.encoder, str) else None
         options = self.encoding.to_json()
-        return {"data": data, "seed": self.seed, "encoder_argument": self.encoder_name, "encoder_options": options}
+        return {"data": data, "seed": self.seed, "encoder_argument": argument, "encoder_options": options}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainConfig":

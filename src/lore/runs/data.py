@@ -26,7 +26,7 @@ class RunData:
     Attributes:
         preferences: the table.
         embeddings: of its conversations.
-        pairs: all comparisons, weighted as the weights were learned from them.
+        pairs: all comparisons, with the time decay of the run.
         config: the arguments of the run.
     """
 
@@ -49,13 +49,18 @@ class RunData:
         config = TrainConfig.from_json(state)
         preferences = load(folder.preferences)
         embeddings = Embeddings.load(folder.embeddings)
-        return cls(preferences, embeddings, all_pairs(preferences, embeddings, config), config)
+        pairs = all_pairs(with_time_decay(preferences, config), embeddings, config)
+        return cls(preferences, embeddings, pairs, config)
 
 
-def all_pairs(preferences: Preferences, embeddings: Embeddings, config: TrainConfig) -> Pairs:
-    """Return all pairs of a table under the arguments of a run."""
-    weighted = preferences if config.half_life is None else preferences.with_time_decay(config.half_life)
-    return Pairs.from_embeddings(weighted, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
+def with_time_decay(preferences: Preferences, config: TrainConfig) -> Preferences:
+    """Return the table, with older comparisons counting less if the run has a half-life."""
+    return preferences if config.half_life is None else preferences.with_time_decay(config.half_life)
+
+
+def all_pairs(decayed: Preferences, embeddings: Embeddings, config: TrainConfig) -> Pairs:
+    """Return all pairs of a table that `with_time_decay` returned, under the arguments of a run."""
+    return Pairs.from_embeddings(decayed, embeddings, pairs_per_user=config.pairs_per_user, seed=config.seed)
 
 
 @dataclass(frozen=True)

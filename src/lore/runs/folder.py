@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lore.embedding.options import EncoderOptions
 from lore.embedding.workers import workers
 from lore.errors import DataError, RunError
 from lore.files import JsonFormat
@@ -92,14 +93,15 @@ class RunFolder:
         Raises:
             RunError: there is no run, or its state cannot be read.
         """
+        if not self.state_file.exists():
+            raise RunError(f"{self.state_file}: no such file; {STATE_FORMAT.remedy}")
         try:
             number, state = STATE_FORMAT.read(self.state_file)
         except DataError as error:
-            remedy = "" if STATE_FORMAT.remedy in str(error) else f"; {STATE_FORMAT.remedy}"
-            raise RunError(f"{error}{remedy}") from None
-        if number == 0 and "by" in state["config"]:
-            state["config"]["split_by"] = state["config"].pop("by")
-        return state
+            raise RunError(str(error)) from None
+        if not isinstance(state["config"], dict):
+            raise RunError(f"{self.state_file}: `config` must hold the arguments of a run; {STATE_FORMAT.remedy}")
+        return state if number else {**state, "config": _renamed(state["config"])}
 
     def begin(self, config: dict[str, Any], data: str, *, force: bool) -> None:
         """Take the folder: a new one, an unfinished run of the same arguments and data, or with `force` any other run.
@@ -161,3 +163,11 @@ class RunFolder:
                 shutil.rmtree(entry)
             elif entry.is_file() and not entry.name.startswith(self.feedback.name):
                 entry.unlink()
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a run of format 0 under today's names."""
+    today = {"split_by" if name == "by" else name: value for name, value in config.items()}
+    if "encoding" in today:
+        today["encoding"] = EncoderOptions.from_json(today["encoding"]).to_json()
+    return today

@@ -16,6 +16,7 @@ from lore.fitting.active import MIN_GAIN, Question, next_comparison
 from lore.fitting.personalize import fit_weights
 from lore.pairs.table import Pairs
 from lore.runs.artifacts import Run
+from lore.runs.folder import RunFolder
 
 _MAX_PAIRS = 20_000  # pairs of responses to one prompt among which a question is chosen
 
@@ -43,14 +44,14 @@ class Questionnaire:
 
         Args:
             run: the RUN folder.
-            user: who answers; may be new. What the run knows of them is left aside.
+            user: who answers; may be new. Weights that the run has for this user are not used.
             min_gain: expected gain in accuracy below which a question says `stop`.
             seed: of the draw where there are very many pairs.
         """
-        finished = Run.load(run)
+        finished, folder = Run.load(run), RunFolder(Path(run))
         self._basis, self._user, self._min_gain = finished.basis, user, min_gain
-        self._preferences = load(finished.folder / "preferences.parquet")
-        store = Embeddings.load(finished.folder / "embeddings")
+        self._preferences = load(folder.preferences)
+        store = Embeddings.load(folder.embeddings)
         self._vectors = store.vectors[store.rows(self._preferences)].float()
         self._candidates = candidate_pairs(self._preferences, seed)
         self._answers: list[tuple[int, int]] = []

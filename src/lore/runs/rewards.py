@@ -34,8 +34,8 @@ class Reranked:
         personalized: whether the weights are the user's own; if not, they are the population's.
         order: positions of the candidates, best first.
         rewards: reward of each candidate, in the order they were given.
-        intervals: 95 % interval of each reward, in that order (gaussian family); None where what the user chose is
-            not kept, or nothing tells users apart. What is not known of the population is not in it.
+        intervals: 95 % interval of each reward, in that order (gaussian family). None if the run does not store this
+            user's comparisons, or if the basis is zero. Uncertainty about the population is not included.
         best: probability that each candidate is the best for this user, in that order; None where intervals are.
     """
 
@@ -132,8 +132,8 @@ class PersonalRewards:
     def covariance(self, user: str | int | None) -> Tensor | None:
         """Posterior covariance of a user's weights, `[columns, columns]`; the prior's for an unknown user.
 
-        None for a user whom `lore personalize` added or learned anew, as the run does not keep what they chose. The
-        first call for a known user reads the comparisons of the run.
+        None for a user whom `lore personalize` added or learned again: the run does not store their comparisons. The
+        first call for a user of the run reads its comparisons.
         """
         user = _identifier(user)
         if user is None or user not in self.run.users:

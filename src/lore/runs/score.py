@@ -29,18 +29,18 @@ def score_file(
     """
     finished = Run.load(run)
     builder = PreferencesBuilder(SourceLocations())
-    findings = IssueLog(builder.origin)
+    issues = IssueLog(builder.origin)
     users: list[str] = []
     mentions: list[int] = []
-    for row_ref, record in read_records(data, builder.origin, findings):
-        row = Row(row_ref, record, findings)
+    for row_ref, record in read_records(data, builder.origin, issues):
+        row = Row(row_ref, record, issues)
         try:
             user, response = row.identifier("user_id"), row.messages("response", "assistant")
             mentions.append(builder.row(row.prompt(), response))
             users.append(user)
         except SkipRow:
             continue
-    faults = [issue.message for issue in findings if issue.fatal]
+    faults = [issue.message for issue in issues if issue.fatal]
     if faults or not users:
         raise DataError(faults[0] if faults else f"{data}: is empty; give at least one row")
     table = builder.build()

@@ -25,7 +25,7 @@ from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
 from lore.runs.artifacts import Run, save_users
 from lore.runs.config import TrainConfig
-from lore.runs.data import RunData
+from lore.runs.data import RunData, with_time_decay
 from lore.runs.folder import RunFolder
 from lore.runs.training import embed, save_model, split_of_run, sweep_of_run
 
@@ -79,14 +79,14 @@ def fit_step(
     folder = RunFolder(Path(run))
     if folder.state()["finished"] and not force:
         raise RunError(f"{run}: has a model already; replace it, and drop its report, with `force`")
-    for report in (folder.report_html, folder.report_json):
-        report.unlink(missing_ok=True)
     data = RunData.load(run)
     parts = _split(folder, data)
     families = data.config.families if family is None else (family,)
     configs = [FitConfig(family=one, rank=rank, seed=seed) for one in families]
     fits = fit_bases(parts.seen_train, configs, data.embeddings.reference)
-    fit = min(fits, key=lambda one: one.validation or math.inf)
+    fit = min(fits, key=lambda one: math.inf if one.validation is None else one.validation)
+    for report in (folder.report_html, folder.report_json):
+        report.unlink(missing_ok=True)
     provenance = data.config.provenance(data.preferences.fingerprint())
     basis = save_model(folder, fit, provenance, data.embeddings.fingerprint)
     save_users(folder.users, data.pairs.users, fit_weights(data.pairs, basis).weights)
@@ -129,10 +129,8 @@ def personalize_step(
     embeddings = encode(
         preferences, encoder or existing.encoder, folder.embeddings, options=existing.options, progress=progress
     )
-    half_life = TrainConfig.from_json(folder.state()["config"]).half_life
-    pairs = Pairs.from_embeddings(
-        preferences if half_life is None else preferences.with_time_decay(half_life), embeddings
-    )
+    config = TrainConfig.from_json(folder.state()["config"])
+    pairs = Pairs.from_embeddings(with_time_decay(preferences, config), embeddings)
     has_pairs = pairs.counts > 0
     if not bool(has_pairs.any()):
         raise DataError(

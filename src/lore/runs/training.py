@@ -29,7 +29,7 @@ from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
 from lore.runs.artifacts import save_users
 from lore.runs.config import TrainConfig
-from lore.runs.data import all_pairs
+from lore.runs.data import all_pairs, with_time_decay
 from lore.runs.folder import RunFolder
 from lore.runs.paper.protocols import load_settings
 from lore.runs.paper.splits import experiment_split
@@ -81,13 +81,13 @@ def train(
     require_plotting()
     preferences = loaded.preferences
     checked = check(preferences, loaded.issues)
-    weighted = preferences if config.half_life is None else preferences.with_time_decay(config.half_life)
+    decayed = with_time_decay(preferences, config)
     if checked.fatal:
         raise DataError(checked.fatal[0].message)
     folder = RunFolder(Path(out))
     folder.begin(run_arguments(config), preferences.fingerprint(), force=force)
     try:
-        return _train(folder, checked, weighted, preferences, config, title, progress)
+        return _train(folder, checked, decayed, preferences, config, title, progress)
     except LoreError:
         folder.mark_refused()
         raise
@@ -96,7 +96,7 @@ def train(
 def _train(
     folder: RunFolder,
     checked: CheckReport,
-    weighted: Preferences,
+    decayed: Preferences,
     preferences: Preferences,
     config: TrainConfig,
     title: str,
@@ -106,7 +106,7 @@ def _train(
     preferences.to_parquet(folder.preferences)
     with timer.phase("embed"):
         embeddings = embed(preferences, config, folder, progress)
-    pairs = all_pairs(weighted, embeddings, config)
+    pairs = all_pairs(decayed, embeddings, config)
     parts = split_of_run(folder, preferences, pairs, config)
     write_split(folder.split, parts, preferences.fingerprint())
     with timer.phase("fit"), capture_convergence_warnings() as not_converged:

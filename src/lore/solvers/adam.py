@@ -14,7 +14,7 @@ from lore.errors import ShapeError
 from lore.solvers.objective import Likelihood, PenaltyKind, pair_loss, penalty
 from lore.solvers.simplex import from_logits
 
-_PRUNED = 1e-2  # directions that no user gives more weight are dropped
+_PRUNED = 1e-2  # a direction is dropped if no user's weight on it reaches this
 TEMPERATURE = 100.0  # Bose et al. 2025 divide margins by this
 
 

@@ -118,7 +118,7 @@ class _PrimalNewton:
         return self.state(state.point + step, state.margin + self.along(step))
 
     def state(self, point: Tensor, margin: Tensor) -> _NewtonState:
-        """All that is there at some coordinates and their margins."""
+        """Return the state at coordinates and their margins."""
         slope = point + self.block.gradient(margin)
         return _NewtonState(point, margin, slope, slope, slope.square().sum(1) / 2)
 

@@ -87,7 +87,7 @@ class Lbfgs:
     def _accept(self, point: Tensor, value: Tensor, gradient: Tensor) -> None:
         self._point, self._value, self._gradient = point, value, gradient
         self._history.append(float(value))
-        self._optimality = _relative_gradient(point, value, gradient)
+        self._optimality = relative_gradient(point, value, gradient)
         self._converged = self._optimality <= self._tolerance
         self.done = self._converged or len(self._history) > self._max_iterations
         if not self.done:
@@ -123,7 +123,7 @@ class Lbfgs:
             self.done = True
 
 
-def _relative_gradient(point: Tensor, value: Tensor, gradient: Tensor) -> float:
+def relative_gradient(point: Tensor, value: Tensor, gradient: Tensor) -> float:
     """Return `|gradient| |point| / value`; infinite at zero, where it says nothing, unless the gradient is zero too."""
     slope, size = float(gradient.norm()), float(point.norm())
     if slope == 0 or size == 0:

@@ -30,7 +30,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class ValueAndGradient(NamedTuple):
-    """A scalar, and its gradient in the shape of what it was taken by."""
+    """A scalar, and its gradient in the shape of the variable."""
 
     value: Tensor
     gradient: Tensor

@@ -13,7 +13,7 @@ def from_logits(logits: Tensor) -> Tensor:
 
 
 def entropy(weights: Tensor) -> Tensor:
-    """Entropy of each row in nats, `[users]`: 0 at a vertex, log(rank) at the centre."""
+    """Entropy of each row in nats, `[users]`: 0 at a vertex, log(rank) at the center."""
     return -torch.special.xlogy(weights, weights).sum(dim=-1)
 
 

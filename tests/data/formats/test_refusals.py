@@ -41,7 +41,7 @@ def test_a_bad_row_is_named_with_its_place_and_remedy(words: str) -> None:
         ([{"user_id": "a", "response": "x", "rating": True}], "finite number"),
         ([{"user_id": "a", "text": "x"}], "columns not understood"),
         ([], "empty"),
-        (["not a row"], "not a dictionary"),
+        (["not a row"], "give dictionaries"),
         ([ROW | {"comparison_id": 1}, ROW | {"comparison_id": 1, "chosen": "better"}], "comparison_id"),
     ],
 )

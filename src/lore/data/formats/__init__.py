@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from lore.data.builder import PreferencesBuilder
 from lore.data.formats import columnar, comparisons, judgements, personalllm, prism, rating_folder, tldr
-from lore.data.formats.files import Record, read_records
+from lore.data.formats.files import read_records
 from lore.data.formats.names import FormatName
 from lore.data.formats.rows import Row, SkipRow
 from lore.data.issues import DataIssue, IssueLog, SourceLocations
@@ -84,14 +84,14 @@ def load_with_issues(
     if plain_comparisons is not None:
         return LoadResult(plain_comparisons, [])
     builder = PreferencesBuilder(SourceLocations())
-    findings = IssueLog(builder.origin)
+    issues = IssueLog(builder.origin)
     folder = _folder_format(source, format)
     with _uncollected():
         if folder is not None:
-            _FOLDERS[folder](Path(source), builder, findings)
+            _FOLDERS[folder](Path(source), builder, issues)
         else:
-            _read_rows(source, format, columns or {}, builder, findings)
-    noted = list(findings)
+            _read_rows(source, format, columns or {}, builder, issues)
+    noted = list(issues)
     preferences = builder.build()
     if len(preferences) == 0 and not any(finding.fatal for finding in noted):
         raise DataError(f"{_name(source)}: holds no comparison; give at least one row")
@@ -137,33 +137,29 @@ def _read_rows(
     format_name: FormatName | None,
     columns: Mapping[str, str],
     builder: PreferencesBuilder,
-    findings: IssueLog,
+    issues: IssueLog,
 ) -> None:
-    records = read_records(source, builder.origin, findings)
+    records = read_records(source, builder.origin, issues)
     first = next(records, None)
     if first is None:
-        if any(findings):
+        if any(issues):
             return
         raise DataError(f"{_name(source)}: is empty; give at least one row")
     names = _renamed(first[1], columns, source)
     parse = _parser(format_name or _recognize(names, source), builder)
     checked: set[str] = set()
-    for row_ref, record in _all(first, records):
+    for row_ref, record in chain([first], records):
         try:
-            parse(Row(row_ref, _renamed(record, columns, source) if columns else record, findings, checked))
+            parse(Row(row_ref, _renamed(record, columns, source) if columns else record, issues, checked))
         except SkipRow:
             continue
-
-
-def _all(first: Record, others: Iterator[Record]) -> Iterator[Record]:
-    return chain([first], others)
 
 
 def _renamed(record: dict[str, Any], columns: Mapping[str, str], source: Any) -> dict[str, Any]:
     """Return the record with the mapped columns under the names of our fields."""
     missing = [column for column in columns.values() if column not in record]
     if missing:
-        raise DataError(f"{_name(source)}: no column {missing[0]!r}; the columns are {', '.join(map(str, record))}")
+        raise DataError(f"{_name(source)}: no column {missing[0]!r}; name one of {', '.join(map(str, record))}")
     taken = {name: value for name, value in record.items() if name not in columns.values()}
     return taken | {field: record[column] for field, column in columns.items()}
 
@@ -175,7 +171,7 @@ def _recognize(names: Mapping[str, Any], source: Any) -> FormatName:
     listed = ", ".join(map(str, names)) or "none"
     raise DataError(
         f"{_name(source)}: columns not understood ({listed}); needed are user_id with chosen and rejected, completion "
-        "and label, responses, or response and rating (other names can be mapped: --user-column worker)"
+        "and label, responses, or response and rating (map other names with `columns`)"
     )
 
 

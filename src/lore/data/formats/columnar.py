@@ -47,8 +47,8 @@ def parse_file(path: Path, builder: PreferencesBuilder) -> bool:
 
 def _json_batches(path: Path) -> Iterator[pa.RecordBatch]:
     options = pj.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in _TEXTS]))
-    with pj.open_json(path, read_options=pj.ReadOptions(block_size=_BLOCK), parse_options=options) as read_scope:
-        for batch in read_scope:
+    with pj.open_json(path, read_options=pj.ReadOptions(block_size=_BLOCK), parse_options=options) as reader:
+        for batch in reader:
             absent = batch["prompt"].null_count == batch.num_rows
             yield batch.drop_columns(["prompt"]) if absent else batch
 

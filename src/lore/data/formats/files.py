@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lore.data.issues import IssueLog, RowRef, SourceLocations
-from lore.errors import DataError
+from lore.errors import DataError, first_line
 
 Record = tuple[RowRef, dict[str, Any]]
 _Reader = Callable[[Path, SourceLocations, IssueLog], Iterator[Record]]
 
 
-def read_records(source: Any, origin: SourceLocations, findings: IssueLog) -> Iterator[Record]:
+def read_records(source: Any, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
     """Yield the rows of a file, of a folder of files in one format, or of a dataset, with where they are.
 
     Raises:
@@ -29,13 +29,15 @@ def read_records(source: Any, origin: SourceLocations, findings: IssueLog) -> It
     for path in _files(Path(source)):
         reader = _READERS[path.suffix.lower()]
         try:
-            yield from reader(path, origin, findings)
+            yield from reader(path, origin, issues)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first"
             ) from None
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror or error}); check the path and its rights"
+            ) from None
 
 
 def _files(path: Path) -> list[Path]:
@@ -43,7 +45,9 @@ def _files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file or folder; give a .jsonl, .csv or .parquet file, or a folder of them")
     if path.is_file():
         if path.suffix.lower() not in _READERS:
-            raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(sorted(_READERS))}")
+            raise DataError(
+                f"{path}: unknown kind of file {path.suffix!r}; convert it to one of {', '.join(sorted(_READERS))}"
+            )
         return [path]
     if not path.is_dir():
         raise DataError(
@@ -52,13 +56,15 @@ def _files(path: Path) -> list[Path]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
     suffixes = {file.suffix.lower() for file in files}
     if not files:
-        raise DataError(f"{path}: the folder holds no file that ends in {', '.join(sorted(_READERS))}")
+        raise DataError(
+            f"{path}: the folder holds no file that ends in {', '.join(sorted(_READERS))}; convert to one of these"
+        )
     if len(suffixes) > 1:
         raise DataError(f"{path}: the folder mixes {', '.join(sorted(suffixes))} files; keep one format in a folder")
     return files
 
 
-def _from_jsonl(path: Path, origin: SourceLocations, findings: IssueLog) -> Iterator[Record]:
+def _from_jsonl(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
     origin.open(str(path), "line")
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -68,10 +74,10 @@ def _from_jsonl(path: Path, origin: SourceLocations, findings: IssueLog) -> Iter
             try:
                 record = json.loads(line)
             except (json.JSONDecodeError, RecursionError):
-                findings.add("broken JSON", row_ref, "write one JSON object a line")
+                issues.add("broken JSON", row_ref, "write one JSON object a line")
                 continue
             if not isinstance(record, dict):
-                findings.add(
+                issues.add(
                     "not a JSON object",
                     row_ref,
                     'write one JSON object a line, such as {"user_id": ...}; a file that is one list is not read',
@@ -80,7 +86,7 @@ def _from_jsonl(path: Path, origin: SourceLocations, findings: IssueLog) -> Iter
             yield row_ref, record
 
 
-def _from_csv(path: Path, origin: SourceLocations, findings: IssueLog) -> Iterator[Record]:
+def _from_csv(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
     origin.open(str(path), "line")
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -89,11 +95,13 @@ def _from_csv(path: Path, origin: SourceLocations, findings: IssueLog) -> Iterat
             for record in reader:
                 row_ref = origin.add_row(reader.line_num)
                 if None in record or None in record.values():
-                    findings.add("wrong number of fields", row_ref, "quote fields that hold commas or line breaks")
+                    issues.add("wrong number of fields", row_ref, "quote fields that hold commas or line breaks")
                     continue
                 yield row_ref, _without_empty(record)
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+            raise DataError(
+                f"{path}, line {reader.line_num}: not valid CSV ({error}); quote fields that hold commas or line breaks"
+            ) from None
 
 
 def _without_empty(record: Mapping[str, str]) -> dict[str, Any]:
@@ -102,8 +110,8 @@ def _without_empty(record: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value != "" or name in texts}
 
 
-def _from_parquet(path: Path, origin: SourceLocations, findings: IssueLog) -> Iterator[Record]:
-    del findings  # a Parquet file is readable as a whole, or not at all
+def _from_parquet(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
+    del issues  # a Parquet file is readable as a whole, or not at all
     origin.open(str(path), "row")
     number = 0
     try:
@@ -113,7 +121,7 @@ def _from_parquet(path: Path, origin: SourceLocations, findings: IssueLog) -> It
                     number += 1
                     yield origin.add_row(number), record
     except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from None
+        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)}); write it again") from None
 
 
 def _from_dataset(dataset: Any, origin: SourceLocations) -> Iterator[Record]:
@@ -124,7 +132,7 @@ def _from_dataset(dataset: Any, origin: SourceLocations) -> Iterator[Record]:
         raise DataError(f"a dictionary of datasets ({names}); pass one of them, such as dataset['train']")
     for number, record in enumerate(dataset, start=1):
         if not isinstance(record, Mapping):
-            raise DataError(f"row {number} of the {origin.files[-1]} is a {type(record).__name__}, not a dictionary")
+            raise DataError(f"row {number} of the {origin.files[-1]} is a {type(record).__name__}; give dictionaries")
         yield origin.add_row(number), dict(record)
 
 

@@ -70,7 +70,7 @@ class Scored:
     scores: NDArray[np.float64]
 
 
-def scored(records: Iterable[Record], findings: IssueLog, name: str) -> Scored:
+def scored(records: Iterable[Record], issues: IssueLog, name: str) -> Scored:
     """Return the reward tensor of some rows; `name` is what messages call them.
 
     Raises:
@@ -79,13 +79,13 @@ def scored(records: Iterable[Record], findings: IssueLog, name: str) -> Scored:
     prompts, responses, scores = [], [], []
     for row_ref, record in records:
         try:
-            prompt, texts, row_scores = _scored(Row(row_ref, record, findings))
+            prompt, texts, row_scores = _scored(Row(row_ref, record, issues))
         except SkipRow:
             continue
         prompts.append(prompt)
         responses.append(texts)
         scores.append(row_scores)
-    for fault in findings:
+    for fault in issues:
         raise DataError(fault.message)
     if not prompts:
         raise DataError(f"{name}: is empty; give at least one row")

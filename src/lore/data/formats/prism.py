@@ -18,10 +18,10 @@ from lore.data.messages import Message
 FILES = frozenset({"conversations.jsonl", "survey.jsonl", "utterances.jsonl"})
 
 
-def parse_folder(folder: Path, builder: PreferencesBuilder, findings: IssueLog) -> None:
+def parse_folder(folder: Path, builder: PreferencesBuilder, issues: IssueLog) -> None:
     """Add all comparisons of a folder; a conversation with a fault is noted and left out."""
-    for row_ref, record in read_records(folder / "conversations.jsonl", builder.origin, findings):
-        row = Row(row_ref, record, findings)
+    for row_ref, record in read_records(folder / "conversations.jsonl", builder.origin, issues):
+        row = Row(row_ref, record, issues)
         try:
             _parse_conversation(row, builder)
         except SkipRow:

@@ -11,11 +11,11 @@ FILES = frozenset({"items.jsonl", "ratings.csv"})
 _READ = frozenset({"user_id", "item_id", "rating"})
 
 
-def parse_folder(folder: Path, builder: PreferencesBuilder, findings: IssueLog) -> None:
+def parse_folder(folder: Path, builder: PreferencesBuilder, issues: IssueLog) -> None:
     """Add all ratings; a row with a fault is noted and left out."""
     items: dict[str, int] = {}
-    for row_ref, record in read_records(folder / "items.jsonl", builder.origin, findings):
-        row = Row(row_ref, record, findings)
+    for row_ref, record in read_records(folder / "items.jsonl", builder.origin, issues):
+        row = Row(row_ref, record, issues)
         try:
             item = row.identifier("item_id")
             if item in items:
@@ -25,8 +25,8 @@ def parse_folder(folder: Path, builder: PreferencesBuilder, findings: IssueLog) 
             items[item] = builder.row(prompt, row.messages("response", "assistant"), row.group())
         except SkipRow:
             continue
-    for row_ref, record in read_records(folder / "ratings.csv", builder.origin, findings):
-        row = Row(row_ref, record, findings)
+    for row_ref, record in read_records(folder / "ratings.csv", builder.origin, issues):
+        row = Row(row_ref, record, issues)
         try:
             user, item = row.identifier("user_id"), row.identifier("item_id")
             if item not in items:

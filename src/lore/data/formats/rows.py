@@ -23,20 +23,20 @@ class SkipRow(Exception):  # noqa: N818 - not an error: it ends one row, quietly
 class Row:
     """A record at its place; every getter notes what is wrong before it gives up on the row."""
 
-    __slots__ = ("_checked", "_findings", "record", "row_ref")
+    __slots__ = ("_checked", "_issues", "record", "row_ref")
 
-    def __init__(self, row_ref: RowRef, record: Record, findings: IssueLog, checked: set[str] | None = None) -> None:
-        self.row_ref, self.record, self._findings = row_ref, record, findings
+    def __init__(self, row_ref: RowRef, record: Record, issues: IssueLog, checked: set[str] | None = None) -> None:
+        self.row_ref, self.record, self._issues = row_ref, record, issues
         self._checked = set() if checked is None else checked  # texts that other rows held: each is looked at once
 
     def fail(self, kind: str, remedy: str) -> SkipRow:
         """Note a fault and return the exception to raise."""
-        self._findings.add(kind, self.row_ref, remedy)
+        self._issues.add(kind, self.row_ref, remedy)
         return SkipRow()
 
     def warn(self, kind: str, remedy: str) -> None:
         """Note something that does not keep the row from being used."""
-        self._findings.add(kind, self.row_ref, remedy, fatal=False)
+        self._issues.add(kind, self.row_ref, remedy, fatal=False)
 
     def required(self, name: str) -> Any:
         """Return the value of a field that must be there and must not be null."""
@@ -102,7 +102,7 @@ class Row:
             raise self.fail(fault.kind, fault.remedy) from None
 
     def prompt(self) -> Content:
-        """Return the prompt's turns; none where there is no prompt, or an empty one."""
+        """Return the prompt as messages or a text; `()` if there is none, or an empty one."""
         if self.record.get("prompt") is None or self.record["prompt"] in ("", [], ()):
             return ()
         return self.messages("prompt", "user")
@@ -143,7 +143,7 @@ _MAPPED = frozenset({"user_id", "prompt", "chosen", "rejected"})
 
 
 def _remedy(name: str) -> str:
-    return f"add it, or name its column (--{name.removesuffix('_id')}-column)" if name in _MAPPED else "add it"
+    return "add it, or name its column with `columns`" if name in _MAPPED else "add it"
 
 
 def _kind(value: Any) -> str:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lore.errors import DataError, MissingExtra
+from lore.errors import DataError, MissingExtra, first_line
 from lore.runs.config import Experiment
 
 
@@ -26,5 +26,5 @@ def download(experiment: Experiment, hub: str) -> Any:
             return datasets.concatenate_datasets([parts["train"], parts["validation"]])
         return datasets.load_dataset(hub)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{hub}: cannot be downloaded ({reason}); give the data set with --data") from None
+        reason = first_line(error)
+        raise DataError(f"{hub}: cannot be downloaded ({reason}); give the data set as `data`") from None

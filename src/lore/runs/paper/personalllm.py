@@ -49,15 +49,15 @@ class ScoredSource:
     def rows(self, split: str, hub: str) -> Scored:
         """Return the rows of one split of the data set."""
         origin = SourceLocations()
-        findings = IssueLog(origin)
+        issues = IssueLog(origin)
         if self.data is None:
             rows = download("personalllm", hub)[split]
-            return scored(read_records(rows, origin, findings), findings, f"{hub}, {split}")
+            return scored(read_records(rows, origin, issues), issues, f"{hub}, {split}")
         folder = Path(self.data)
         files = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if (folder / f"{split}{suffix}").is_file()]
         if len(files) != 1:
             raise DataError(f"{folder}: needs one file {split}.jsonl, {split}.parquet or {split}.csv, has {len(files)}")
-        return scored(read_records(files[0], origin, findings), findings, str(files[0]))
+        return scored(read_records(files[0], origin, issues), issues, str(files[0]))
 
     def fingerprint(self, rows: Iterable[Scored]) -> str:
         """SHA-256 of prompts, responses, scores, and the files of embeddings."""
@@ -218,21 +218,27 @@ def _given(
         try:
             content = read_vectors(path)
         except EncoderError as error:
-            raise DataError(f'{error}; give safetensors with the key "embeddings"') from None
+            raise DataError(str(error)) from None
         vectors = content.vectors
         reference = content.reference if content.reference is not None else reference
         expected = RESPONSES * len(rows[split].prompts)
         if len(vectors) != expected:
             raise DataError(
-                f"{path}: embeddings must be [{expected}, dim], eight rows a prompt, got {tuple(vectors.shape)}"
+                f"{path}: embeddings must be [{expected}, dim], eight rows a prompt, got "
+                f"{tuple(vectors.shape)}; make them again for the published rows"
             )
         if not bool(vectors.isfinite().all()):
             raise DataError(f"{path}: embeddings must be finite; make them again")
         parts.append(vectors.float().view(-1, RESPONSES, vectors.shape[1])[usable_rows[split]].flatten(0, 1))
     if parts[0].shape[1] != parts[1].shape[1]:
-        raise DataError(f"{folder}: train and test have {parts[0].shape[1]} and {parts[1].shape[1]} numbers a row")
+        raise DataError(
+            f"{folder}: train and test have {parts[0].shape[1]} and {parts[1].shape[1]} numbers a "
+            "row; make them with one encoder"
+        )
     if reference is not None and (len(reference) != parts[0].shape[1] or not bool(reference.isfinite().all())):
-        raise DataError(f"{folder}: `reference` must be {parts[0].shape[1]} finite numbers, got {len(reference)}")
+        raise DataError(
+            f"{folder}: `reference` must be {parts[0].shape[1]} finite numbers, got {len(reference)}; make it again"
+        )
     return torch.cat(parts), reference
 
 

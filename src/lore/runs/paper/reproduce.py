@@ -48,7 +48,7 @@ def reproduce(
         seed: of users, splits and fits; 0 by default, drawn by "original", which has none.
         split_file: the `split.json` of another run of the experiment, whose split to take (prism, tldr).
         force: replace what is in `out`.
-        progress: told of every step.
+        progress: called with every step.
 
     Raises:
         DataError: the data are not the published ones.
@@ -57,7 +57,8 @@ def reproduce(
     """
     settings = load_settings(experiment, protocol)
     if seed is None:
-        seed = _begun_with(Path(out)) or secrets.randbelow(2**31) if protocol == "original" else 0
+        begun_with = _begun_with(Path(out)) if protocol == "original" else 0
+        seed = secrets.randbelow(2**31) if begun_with is None else begun_with
     if concentration is not None:
         if not 0 < concentration < math.inf:
             raise ConfigError(f"`concentration` must be a positive number, got {concentration}")

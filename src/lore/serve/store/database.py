@@ -7,7 +7,7 @@ import sqlalchemy as sql
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from lore.errors import MissingExtra, StoreError
+from lore.errors import MissingExtra, StoreError, first_line
 from lore.serve.store.store import UserStore
 
 try:
@@ -55,7 +55,7 @@ class Database:
             self.store = UserStore(self._engine)
         except (SQLAlchemyError, OSError) as error:
             self._release()
-            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            reason = first_line(getattr(error, "orig", None) or error)
             raise StoreError(f"{self.name}: cannot be opened ({reason}); give a database that can be written") from None
 
     def _migrate(self) -> None:
