@@ -25,13 +25,21 @@ FITS = {
 }
 
 
+PRODUCTS = {torch.matmul, torch.mm, torch.mv, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm}
+
+
 class NoDefaultDevice(TorchFunctionMode):
-    """Where no device is named, tensors are made on "meta", which cannot be mixed with any other: as on a GPU."""
+    """As on a GPU: tensors made where no device is named cannot be mixed, and integers have no matrix product.
+
+    What is made without a device is on "meta".
+    """
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if function in MADE and kwargs.get("device") is None:
             kwargs["device"] = "meta"
+        if function in PRODUCTS:
+            assert args[0].is_floating_point()
         return function(*args, **kwargs)
 
 

@@ -116,13 +116,14 @@ def next_comparisons(
             f"{int(candidates.min())} to {int(candidates.max())}"
         )
     first, second = candidates.T
-    pair = candidates.sort(dim=1).values @ torch.tensor([len(embeddings), 1], device=candidates.device)
+    low, high = candidates.sort(dim=1).values.T
+    pair = low * len(embeddings) + high  # one number for each pair, in whichever order it was given
     difference = (coordinates[first] - coordinates[second]) / basis.temperature
     mean = difference @ posterior.mean.float() + (common[first] - common[second]) / basis.temperature
     if not bool(mean.isfinite().all()):
         raise ShapeError("`embeddings` must be finite, and some hold infinities or NaN; embed again")
     used = torch.zeros(len(candidates), dtype=torch.bool, device=mean.device)
-    sample = torch.linspace(0, len(candidates) - 1, min(len(candidates), _SAMPLE)).long()
+    sample = torch.linspace(0, len(candidates) - 1, min(len(candidates), _SAMPLE), device=mean.device).long()
     covariance, questions = posterior.covariance, list[Question]()
     while len(questions) < count and not bool(used.all()):
         spread = difference @ covariance.float()
