@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lore.data.preferences import Preferences
 from lore.embedding import encode, load_encoder
 from lore.embedding.precomputed import read_vectors
 from lore.errors import EncoderError
+from lore.runs.steps import conversation_lines
 
 
 def written_vectors(path: Path, vectors: torch.Tensor, preferences: Preferences) -> Path:
@@ -72,3 +74,13 @@ def test_an_empty_file_and_a_column_of_numbers_are_refused_in_a_line(tmp_path: P
     for name in ("empty.npy", "numbers.parquet"):
         with pytest.raises(EncoderError, match=name):
             read_vectors(tmp_path / name)
+
+
+def test_a_list_of_conversations_comes_back_as_a_table_with_vectors(tmp_path: Path) -> None:
+    preferences = load(small_rows(users=2, prompts=2))
+    rows = [json.loads(line) for line in conversation_lines(preferences).splitlines()]
+    vectors = torch.arange(2.0 * len(rows)).view(-1, 2)
+    table = pa.table({name: [row[name] for row in rows] for name in ("prompt", "response")})
+    pq.write_table(table.append_column("embedding", pa.array(vectors.tolist())), tmp_path / "vectors.parquet")
+    store = encode(preferences, encoder=str(tmp_path / "vectors.parquet"), store=tmp_path / "store")
+    torch.testing.assert_close(store.vectors[store.rows(preferences)], vectors)

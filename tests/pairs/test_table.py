@@ -87,8 +87,8 @@ def test_shots_are_nested_and_at_most_as_many_as_asked() -> None:
         ({"users": ["only"]}, ShapeError, "user"),
         ({"group": torch.zeros(5)}, ShapeError, "group"),
         ({"weight": torch.ones(3)}, ShapeError, "weight"),
-        ({"weight": torch.tensor([1.0, -1.0])}, DataError, "not negative"),
-        ({"label": torch.tensor([0.5, 1.5])}, DataError, "at most 1"),
+        ({"weight": torch.tensor([1.0, -1.0])}, DataError, "0 or more, got -1"),
+        ({"label": torch.tensor([0.5, 1.5])}, DataError, "from 0 to 1, got 0.5 to 1.5"),
         ({"label": torch.tensor([0.5, float("nan")])}, DataError, "finite"),
     ],
 )

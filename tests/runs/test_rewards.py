@@ -7,7 +7,7 @@ import torch
 
 from builders import HashEncoder, small_rows
 from lore.data.formats import load_with_issues
-from lore.errors import DataError, StoreError
+from lore.errors import DataError, RunError, StoreError
 from lore.fitting.basis import RewardBasis
 from lore.runs.artifacts import Run
 from lore.runs.config import TrainConfig
@@ -106,7 +106,7 @@ def test_a_run_of_another_encoder_is_refused(run_folder: Path) -> None:
 
 
 def test_the_reward_of_a_trainer_is_that_of_the_person(run_folder: Path, rewards: PersonalRewards) -> None:
-    reward = trl_reward(run_folder)
+    reward = trl_reward(run_folder, HashEncoder())
     found = reward(prompts=["Say 1"] * 2, completions=[LONG, LONG], user_id=["u0", "u1"], step=3)
     expected = [rewards.rerank(user, "Say 1", [LONG]).rewards[0] for user in ("u0", "u1")]
     assert found == pytest.approx(expected, abs=1e-6)
@@ -114,7 +114,7 @@ def test_the_reward_of_a_trainer_is_that_of_the_person(run_folder: Path, rewards
 
 
 def test_verl_scores_a_solution_for_its_user(run_folder: Path, rewards: PersonalRewards) -> None:
-    compute_score = verl_score(run_folder)
+    compute_score = verl_score(run_folder, HashEncoder())
     for user in ("u0", None):
         told = {"user_id": user, "prompt": "Say 1"}
         expected = rewards.rerank(user, "Say 1", [LONG]).rewards[0]
@@ -122,3 +122,8 @@ def test_verl_scores_a_solution_for_its_user(run_folder: Path, rewards: Personal
     assert compute_score("any", LONG) == pytest.approx(rewards.rerank(None, None, [LONG]).rewards[0], abs=1e-6)
     with pytest.raises(DataError, match="equally many"):
         rewards.each(["u0"], [], [LONG])
+
+
+def test_a_run_of_an_encoder_object_asks_for_that_object(run_folder: Path) -> None:
+    with pytest.raises(RunError, match="give the same one as `encoder`"):
+        PersonalRewards.load(run_folder)

@@ -56,7 +56,7 @@ def trained(folder: Path, reward: Any, output: Path) -> Any:
 
 
 def test_trl_trains_on_the_rewards_of_the_person_in_each_row(run_folder: Path, tmp_path: Path) -> None:
-    personal, seen = trl_reward(run_folder), []
+    personal, seen = trl_reward(run_folder, HashEncoder()), []
 
     def watched(**columns: Any) -> list[float]:
         found = personal(**columns)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lore.data.messages import conversation_key
+from lore.data.messages import MessageFault, conversation_key, parse_messages
 from lore.data.preferences import Preferences
 from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import file_hash
@@ -91,7 +91,7 @@ def read_vectors(path: Path) -> VectorFile:
             return VectorFile(_matrix(path, torch.from_numpy(np.load(path, allow_pickle=False))))
         if path.suffix == ".parquet":
             table = pq.read_table(path)
-            return VectorFile(_matrix(path, _column(path, table)), keys=_keys(table))
+            return VectorFile(_matrix(path, _column(path, table)), keys=_keys(path, table))
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             if "embeddings" not in names:
@@ -131,10 +131,23 @@ def _column(path: Path, table: pa.Table) -> Tensor:
     return torch.from_numpy(np.array(values).reshape(len(column), -1))
 
 
-def _keys(table: pa.Table) -> list[bytes] | None:
+def _keys(path: Path, table: pa.Table) -> list[bytes] | None:
     if not {"prompt", "response"} <= set(table.column_names):
         return None
     rows = zip(table["prompt"].to_pylist(), table["response"].to_pylist(), strict=True)
-    return [
-        conversation_key((("user", prompt),) if prompt else (), (("assistant", response),)) for prompt, response in rows
-    ]
+    try:
+        return [
+            conversation_key(
+                parse_messages("prompt", prompt, "user", _text) if prompt else (),
+                parse_messages("response", response, "assistant", _text),
+            )
+            for prompt, response in rows
+        ]
+    except MessageFault as fault:
+        raise EncoderError(f"{path}: {fault.kind}; {fault.remedy}") from None
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MessageFault(f"`{name}` must be a text, got {type(value).__name__}", "write a text or chat messages")
+    return value

@@ -70,6 +70,8 @@ def read_report(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if isinstance(values, dict) and "format" not in values:
         values = {_RENAMED.get(name, name): value for name, value in values.items()}
+        if isinstance(curve := values.get("learning_curve"), dict):
+            values["learning_curve"] = {"max_gain" if name == "most" else name: value for name, value in curve.items()}
     return REPORT_FORMAT.check(str(path), values)[1]
 
 

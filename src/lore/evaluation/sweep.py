@@ -222,8 +222,8 @@ def run_sweep(
 def _configs(
     ranks: Sequence[Rank], families: Sequence[Family], config: FitConfig, reference: Tensor | None
 ) -> list[FitConfig]:
-    if not ranks or any(rank != "auto" and rank < 0 for rank in ranks):
-        raise ConfigError(f"`ranks` must be numbers of 0 or more, or 'auto', got {list(ranks)}")
+    if not ranks or any(rank != "auto" and (type(rank) is not int or rank < 0) for rank in ranks):
+        raise ConfigError(f"`ranks` must be whole numbers of 0 or more, or 'auto', got {list(ranks)}")
     configs = [replace(config, family="simplex", rank=0)] if 0 in ranks and reference is not None else []
     configs.append(replace(config, family="simplex", rank=1, penalty="distance"))
     for family in families:

@@ -95,10 +95,10 @@ class FitConfig:
             if (name, value) != ("tempering", "auto") and not is_number:
                 auto = "'auto' or " if name == "tempering" else ""
                 raise ConfigError(f"`{name}` must be {auto}a positive number, got {value!r}")
-        if self.max_iterations < 1:
-            raise ConfigError(f"`max_iterations` must be 1 or more, got {self.max_iterations}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"`seed` must be from 0 to 2^63 - 1, got {self.seed}")
+        if type(self.max_iterations) is not int or self.max_iterations < 1:
+            raise ConfigError(f"`max_iterations` must be a whole number of 1 or more, got {self.max_iterations!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"`seed` must be a whole number from 0 to 2^63 - 1, got {self.seed!r}")
 
 
 OptimalityKind = Literal["relative gradient", "covariance change"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lore.fitting.config import RANKS, FitConfig
-from lore.pairs.table import Pairs
+from lore.pairs.table import COPIED, Pairs
 from lore.solvers.objective import working_dtype
 
 # Numbers that are read from memory, or as long as it takes to read them, in one evaluation of objective and gradient;
@@ -28,7 +28,6 @@ _PAIR_COLUMN_BYTES = (
     40  # of a pair in coordinates: once in the working precision, padded and in float64 for the weights
 )
 _TELLING = 10**6  # numbers of embeddings from which a read says more than nothing
-_COPIED = 2**30  # bytes of embeddings up to which a part of the pairs gets a table of its own
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def predicted(pairs: Pairs, configs: Sequence[FitConfig]) -> Cost:
         numbers += _POOLED_PATH * evaluation(pairs, 1)
     itemsize = working_dtype(pairs.vectors.dtype).itemsize
     held = table * pairs.vectors.element_size()
-    copies = (4 if automatic else 1) * (held if held <= _COPIED else 0)
+    copies = (4 if automatic else 1) * (held if held <= COPIED else 0)
     columns = max((config.fixed_rank * config.starts(len(pairs)) for config in configs), default=1)
     pair_bytes = len(pairs) * (_PAIR_BYTES + _PAIR_COLUMN_BYTES * columns) + _MEMORY * columns * pairs.dim * itemsize
     return Cost(numbers / max(table, 1), table, copies + pair_bytes)

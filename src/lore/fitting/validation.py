@@ -303,8 +303,8 @@ def _folds(pairs: Pairs, seed: int) -> list[Fold]:
     groups, number = pairs.group.unique(return_inverse=True)
     if len(groups) < 2:
         raise ConfigError(
-            "choosing needs two groups (prompts, or items) to hold one out; add groups (in Python the simplex family's "
-            "`strength` and `weight_strength` can be numbers)"
+            f"'auto' is chosen by held-out groups (prompts, or items) and needs two, got {len(groups)}; add groups (in "
+            "Python the simplex family's `strength` and `weight_strength` can be numbers)"
         )
     count = min(_FOLDS, len(groups))
     assigned = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)) % count

@@ -69,7 +69,9 @@ class Split:
         Raises:
             DataError: it is of other pairs, or of ratings, whose pairs are drawn anew.
         """
-        other = DataError("the split is of other data, or of ratings, whose pairs are drawn anew; leave it out")
+        other = DataError(
+            "the split is of other data, or of ratings, whose pairs are drawn anew; leave out `split_file`"
+        )
         if pairs.comparison is None:
             raise other
         row_of_user = {user: row for row, user in enumerate(pairs.users)}
@@ -105,7 +107,10 @@ def read_split(path: Path, data: str, pairs: Pairs) -> Split:
     _, values = SPLIT_FORMAT.read(path)
     if values.get("data") != data:
         raise DataError(f"{path}: is not the split of these data; give the split.json of a run on the same file")
-    return Split.from_json(values, pairs)
+    try:
+        return Split.from_json(values, pairs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, by: SplitBy = "group") -> Split:
@@ -127,6 +132,8 @@ def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, b
     """
     if not 0 <= unseen < 1 or not 0 < test < 1:
         raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {unseen} and {test}")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"`seed` must be a whole number of 0 or more, got {seed!r}")
     if by not in ("group", "user"):
         raise ConfigError(f"`by` must be 'group' or 'user', got {by!r}")
     rng = np.random.default_rng(seed)

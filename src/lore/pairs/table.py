@@ -14,8 +14,7 @@ from lore.errors import DataError, ShapeError
 from lore.pairs.ratings import RatedRows, draw
 from lore.solvers.objective import working_dtype
 
-_COPIED = 2**30  # bytes of embeddings up to which a table is made smaller by copying
-
+COPIED = 2**30  # bytes of embeddings up to which a table is made smaller by copying
 _CHECKED = 4_096  # rows of a table that are looked at at once
 
 
@@ -137,9 +136,10 @@ class Pairs:
         counts = torch.tensor([len(tensor) for tensor in differences], device=vectors.device)
         user = torch.arange(len(differences), device=vectors.device).repeat_interleave(counts)
         rows = torch.arange(len(vectors), device=vectors.device)
-        return cls.from_rows(
-            vectors, rows, None, user, users=users or [str(number) for number in range(len(differences))]
-        )
+        names = [str(number) for number in range(len(differences))] if users is None else users
+        if len(names) != len(differences):
+            raise ShapeError(f"`users` must name each of the {len(differences)} tensors, got {len(names)} names")
+        return cls.from_rows(vectors, rows, None, user, users=names)
 
     @classmethod
     def from_rows(
@@ -248,7 +248,7 @@ class Pairs:
         if self.ratings is not None:
             sides.append(self.ratings.row)
         used, position = torch.cat(sides).unique(return_inverse=True)
-        if len(used) == len(self.vectors) or len(used) * self.vectors[0].nbytes > _COPIED:
+        if len(used) == len(self.vectors) or len(used) * self.vectors[0].nbytes > COPIED:
             return self
         return replace(
             self,
@@ -307,7 +307,7 @@ class Pairs:
 
 def _gather_table(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the vectors of some rows, and the position of each row: packed, or above 1 GiB all as they are."""
-    if len(rows) * vectors.shape[1] * vectors.element_size() > _COPIED or torch.equal(rows, torch.arange(len(vectors))):
+    if len(rows) * vectors.shape[1] * vectors.element_size() > COPIED or torch.equal(rows, torch.arange(len(vectors))):
         return vectors, rows
     return vectors[rows], torch.arange(len(rows))
 
@@ -332,7 +332,11 @@ def _checked(name: str, values: Tensor | None, pairs: int, high: float, like: Te
     if values.shape != (pairs,):
         raise ShapeError(f"`{name}` must be [pairs] = [{pairs}], got {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()) or not bool(((values >= 0) & (values <= high)).all()):
-        raise DataError(f"`{name}` must be finite, not negative{' and at most 1' if high == 1 else ''}")
+        rule = "from 0 to 1" if high == 1 else "0 or more"
+        raise DataError(
+            f"`{name}` must be finite and {rule}, got {float(values.min())} to {float(values.max())}; "
+            "leave the others out"
+        )
     return values.to(like)
 
 

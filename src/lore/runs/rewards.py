@@ -148,7 +148,7 @@ class PersonalRewards:
 
         return RunData.load(self.run.folder).pairs
 
-    def best_of(self, user: str | None, prompt: Any, candidates: Sequence[Any]) -> Any:
+    def best_of(self, user: str | int | None, prompt: Any, candidates: Sequence[Any]) -> Any:
         """Return the candidate with the highest reward for one user."""
         return candidates[self.rerank(user, prompt, candidates).order[0]]
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from lore.data.formats.rows import MAX_CHARACTERS
 from lore.data.messages import ROLES, Messages
 
-_MAX_CHARACTERS = 1_000_000  # of a text
 _MAX_DOCUMENTS = 1_000
 _MAX_MESSAGES = 1_000
 
@@ -29,7 +29,7 @@ def _role(role: str) -> str:
     return role
 
 
-Text = Annotated[str, Field(max_length=_MAX_CHARACTERS), AfterValidator(_storable)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_storable)]
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
 # In a path a slash stays encoded until the route is found (`lore.serve.limits`).
 PathName = Annotated[Name, BeforeValidator(lambda text: unquote(text) if isinstance(text, str) else text)]

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lore.solvers.lbfgs import ARMIJO
 from lore.solvers.objective import pair_curvature
-from lore.solvers.user_problems import ARMIJO, BLOCK_PAIRS, DAMPING, PaddedBatch, UserProblems
+from lore.solvers.user_problems import BLOCK_PAIRS, DAMPING, PaddedBatch, UserProblems
 
 _SMALL = 100_000  # numbers of a block whose Hessian costs little
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-_ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
+ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
 _MAX_BACKTRACKS = 40  # step lengths that are tried in one direction
 _SHRINK = (0.1, 0.5)  # least and largest factor between two step lengths
 _MIN_CURVATURE = 1e-10  # step . change over |change|^2, below which a pair would spoil the Hessian estimate
@@ -73,7 +73,7 @@ class Lbfgs:
             self._accept(self._point, value, gradient)
             return
         rise = float(value - self._value)
-        if rise <= _ARMIJO * self._length * self._slope:
+        if rise <= ARMIJO * self._length * self._slope:
             self._remember(gradient)
             self._accept(self._point + self._length * self._direction, value, gradient)
         else:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lore.solvers.user_problems import ARMIJO, PaddedBatch, UserProblems
+from lore.solvers.lbfgs import ARMIJO
+from lore.solvers.user_problems import PaddedBatch, UserProblems
 
 _INSIDE = 1e-3  # share of the uniform weights that is mixed into a start
 

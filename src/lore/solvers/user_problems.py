@@ -13,8 +13,6 @@ BLOCK_PAIRS = 65_536  # padded pairs in a block: 4 MB for each eight columns
 
 DAMPING = 1e-13  # of the Hessian's trace, added to its diagonal
 
-ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, section 3.1)
-
 
 @dataclass(frozen=True)
 class UserProblems:

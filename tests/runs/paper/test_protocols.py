@@ -33,7 +33,7 @@ def test_without_data_the_published_set_is_asked_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setattr(hub, "hf_hub_download", offline)
     for name in ("personalllm", "prism", "tldr"):
-        with pytest.raises(DataError, match=r"cannot be downloaded \(offline\); give the data set with --data"):
+        with pytest.raises(DataError, match=r"cannot be downloaded \(offline\); give the data set as `data`"):
             reproduce(name, tmp_path / name)
     assert asked == [
         ("namkoong-lab/PersonalLLM",),

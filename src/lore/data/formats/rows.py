@@ -11,7 +11,7 @@ from lore.data.messages import Content, MessageFault, compact_messages, parse_me
 
 Record = Mapping[str, Any]
 
-MAX_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 1_000_000  # of a text
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _IDENTIFIERS = (str, int)
 
