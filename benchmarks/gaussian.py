@@ -27,7 +27,7 @@ from lore.data.simulation import Population, simulate
 from lore.errors import ConvergenceWarning
 from lore.evaluation.calibration import calibration
 from lore.evaluation.metrics import accuracy
-from lore.fitting.fit import Fit
+from lore.fitting.config import Fit
 from lore.fitting.personalize import fit_weights
 
 SHOTS = (5, 20, 80, 200)

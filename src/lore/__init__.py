@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lore.evaluation.sweep import Result, sweep
     from lore.fitting.active import Question, next_comparison
     from lore.fitting.basis import RewardBasis
-    from lore.fitting.fit import Fit, FitConfig, fit_basis
+    from lore.fitting.config import Fit, FitConfig
+    from lore.fitting.fit import fit_basis
     from lore.fitting.personalize import UserWeights, fit_weights
     from lore.pairs.splits import Split, split
     from lore.pairs.table import Pairs
@@ -59,8 +60,8 @@ __getattr__, __dir__ = lazy_exports(
         "ConvergenceWarning": "errors",
         "Embeddings": "embedding",
         "Encoder": "embedding",
-        "Fit": "fitting.fit",
-        "FitConfig": "fitting.fit",
+        "Fit": "fitting.config",
+        "FitConfig": "fitting.config",
         "LoreError": "errors",
         "Pairs": "pairs",
         "PersonalRewards": "runs.rewards",

@@ -6,7 +6,7 @@ import torch
 from lore.evaluation.diagnostics import collapse, learning_curve
 from lore.evaluation.metrics import Accuracy
 from lore.fitting.basis import RewardBasis
-from lore.fitting.fit import Fit
+from lore.fitting.config import Fit
 from lore.pairs.table import Pairs
 
 

@@ -257,7 +257,7 @@ def test_problems_that_cannot_be_fitted_are_refused(planted: Pairs) -> None:
     with pytest.raises(DataError, match="no pairs"):
         fit_basis(planted.select(torch.zeros(0, dtype=torch.long)), FIXED)
     single = replace(planted, group=torch.zeros(len(planted.group), dtype=torch.long))
-    with pytest.raises(ConfigError, match="two groups"):
+    with pytest.raises(ConfigError, match="needs two, got 1"):
         fit_basis(single, FitConfig(rank=1))
     two = Pairs.from_rows(torch.eye(2), torch.tensor([0]), torch.tensor([1]), torch.tensor([0]))
     with pytest.raises(ConfigError, match="held-out groups"):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lore.evaluation.metrics import Accuracy
-from lore.fitting.fit import Fit
+from lore.fitting.config import Fit
 from lore.pairs.table import Pairs
 from lore.solvers import simplex
 

@@ -39,8 +39,8 @@ class UserWeights:
         """
         self._check_family()
         pairs = self.pairs.for_users(rows)
-        choices = gaussian_problems(pairs, self.basis.temperature)
-        return gaussian_covariance(choices, *project_on(pairs, self.basis), self.weights[rows]).to(self.weights)
+        problems = gaussian_problems(pairs, self.basis.temperature)
+        return gaussian_covariance(problems, *project_on(pairs, self.basis), self.weights[rows]).to(self.weights)
 
     def variances(self, targets: Tensor, user: Tensor) -> Tensor:
         """Posterior variances of margins, `[targets]` (gaussian family).
@@ -53,8 +53,8 @@ class UserWeights:
             ConfigError: the family has no variances.
         """
         self._check_family()
-        choices = gaussian_problems(self.pairs, self.basis.temperature)
-        return gaussian_variances(choices, *project_on(self.pairs, self.basis), self.weights, targets, user)
+        problems = gaussian_problems(self.pairs, self.basis.temperature)
+        return gaussian_variances(problems, *project_on(self.pairs, self.basis), self.weights, targets, user)
 
     def _check_family(self) -> None:
         if self.basis.family != "gaussian":
@@ -81,11 +81,11 @@ def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) ->
     if basis.family == "gaussian":
         posterior = gaussian_weights(gaussian_problems(shots, basis.temperature), projected, offset, GAUSSIAN_TOLERANCE)
         return UserWeights(posterior.weights.to(projected), posterior.gap, shots, basis)
-    choices = simplex_problems(shots, basis.temperature)
+    problems = simplex_problems(shots, basis.temperature)
     prior = SimplexPrior(
         basis.population, torch.full((len(shots.users),), basis.weight_strength, device=projected.device)
     )
-    solution = simplex_weights(choices, projected, prior, _TOLERANCE)
+    solution = simplex_weights(problems, projected, prior, _TOLERANCE)
     return UserWeights(solution.weights.to(projected), solution.gap, shots, basis)
 
 

@@ -67,7 +67,7 @@ class AdmissionQueue:
     def released(self) -> Iterator[None]:
         """Make room for another while a thread that computes waits for the encoder or the disk."""
         loop = self._loop
-        if loop is None:  # no user came in through here
+        if loop is None:  # nothing has been admitted yet
             yield
             return
         loop.call_soon_threadsafe(self.leave)

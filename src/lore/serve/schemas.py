@@ -47,7 +47,7 @@ Two = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class Strict(BaseModel):
-    """Nothing that no user reads is taken."""
+    """A request; an unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid")
 

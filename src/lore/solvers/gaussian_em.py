@@ -69,14 +69,14 @@ def principal_features(vectors: Tensor, max_features: int = MAX_FEATURES) -> Fea
 
 
 def covariance_em(
-    choices: UserProblems, projected: Tensor, offset: Tensor, rank: int, variance: float
+    problems: UserProblems, projected: Tensor, offset: Tensor, rank: int, variance: float
 ) -> Iterator[TasteCovariance]:
     """Tempered expectation-maximization from `Sigma = variance I`: the covariance after each iteration, without end.
 
     Later iterations fit the training items; how many to take is for held-out items to say.
 
     Args:
-        choices: who chose; `share` holds pair weights over the tempering.
+        problems: the users' own; `share` holds pair weights over the tempering.
         projected: differences of features, `[pairs, features]`.
         offset: margin of the center, `[pairs]`.
         rank: learned tastes; at most the number of features.
@@ -85,11 +85,11 @@ def covariance_em(
     features = projected.shape[1]
     identity = torch.eye(features, dtype=torch.float64, device=projected.device)
     taste = TasteCovariance(variance**0.5 * identity, change=0.0)
-    users = int((torch.bincount(choices.user, minlength=choices.users) > 0).sum())
+    users = int((torch.bincount(problems.user, minlength=problems.users) > 0).sum())
     start = None
     while True:
         posterior = gaussian_weights(
-            choices, projected @ taste.root.to(projected), offset, _E_STEP, start=start, moments=True
+            problems, projected @ taste.root.to(projected), offset, _E_STEP, start=start, moments=True
         )
         moment = taste.root @ (posterior.second_moment / max(users, 1)) @ taste.root.T
         after = ppca_covariance(moment, rank)

@@ -32,7 +32,7 @@ class Posterior:
 
 
 def gaussian_weights(
-    choices: UserProblems,
+    problems: UserProblems,
     projected: Tensor,
     offset: Tensor,
     tolerance: float,
@@ -47,7 +47,7 @@ def gaussian_weights(
     far it is above its minimum; steps are shortened until that falls (Nocedal and Wright 2006, section 11.2).
 
     Args:
-        choices: who chose; `share` holds what each pair counts in the sum (its weight over the tempering).
+        problems: the users' own; `share` holds what each pair counts in the sum (its weight over the tempering).
         projected: differences in coordinates of the basis, `[pairs, columns]`.
         offset: margin of the population direction, `[pairs]`.
         tolerance: gap at which a user is done.
@@ -59,10 +59,10 @@ def gaussian_weights(
         In float64; a user without pairs gets weights 0 (the population) and gap 0.
     """
     columns, device = projected.shape[1], projected.device
-    weights = torch.zeros(choices.users, columns, dtype=torch.float64, device=device)
-    gap = torch.zeros(choices.users, dtype=torch.float64, device=device)
+    weights = torch.zeros(problems.users, columns, dtype=torch.float64, device=device)
+    gap = torch.zeros(problems.users, dtype=torch.float64, device=device)
     moment = torch.zeros(columns, columns, dtype=torch.float64, device=device)
-    for block in choices.blocks(projected, offset):
+    for block in problems.blocks(projected, offset):
         begin = None if start is None else start[block.users].double()
         problem = _DualNewton(block) if block.has_few_pairs else _PrimalNewton(block)
         point, gap[block.users] = _newton(problem, begin, tolerance, max_iterations)
@@ -244,23 +244,23 @@ class _Precision:
         return torch.linalg.solve_triangular(self.factor, identity.expand_as(self.factor), upper=False)
 
 
-def gaussian_covariance(choices: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
+def gaussian_covariance(problems: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
     """Laplace posterior covariance at `weights`, `[users, columns, columns]`; I for a user without pairs."""
     columns = projected.shape[1]
-    covariance = torch.eye(columns, dtype=torch.float64, device=weights.device).repeat(choices.users, 1, 1)
-    for block in choices.blocks(projected, offset):
+    covariance = torch.eye(columns, dtype=torch.float64, device=weights.device).repeat(problems.users, 1, 1)
+    for block in problems.blocks(projected, offset):
         margin = block.margins(weights[block.users].double())
         covariance[block.users] = _Precision(block, margin).covariance()
     return covariance
 
 
 def gaussian_variances(
-    choices: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor, targets: Tensor, user: Tensor
+    problems: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor, targets: Tensor, user: Tensor
 ) -> Tensor:
     """Posterior variances of margins, `[targets]`, in float64; no covariance is formed.
 
     Args:
-        choices: what users were learned from.
+        problems: those that the weights were learned from.
         projected: those differences in coordinates of the basis, `[pairs, columns]`.
         offset: their margin of the population direction, `[pairs]`.
         weights: modes, `[users, columns]`.
@@ -269,9 +269,9 @@ def gaussian_variances(
     """
     variance = targets.double().square().sum(dim=1)
     order = torch.argsort(user, stable=True)
-    count = torch.bincount(user, minlength=choices.users)
+    count = torch.bincount(user, minlength=problems.users)
     first = count.cumsum(0) - count
-    for block in choices.blocks(projected, offset):
+    for block in problems.blocks(projected, offset):
         wanted = torch.nonzero(count[block.users] > 0).flatten()
         if len(wanted) == 0:
             continue

@@ -35,7 +35,7 @@ class SimplexPrior:
 
 
 def simplex_weights(
-    choices: UserProblems,
+    problems: UserProblems,
     projected: Tensor,
     prior: SimplexPrior,
     tolerance: float,
@@ -49,7 +49,7 @@ def simplex_weights(
     (Jaggi 2013, section 2).
 
     Args:
-        choices: who chose.
+        problems: the users' own.
         projected: differences in coordinates of the basis, `[pairs, rank]`.
         prior: what draws the weights together.
         tolerance: gap at which a user is done.
@@ -60,9 +60,9 @@ def simplex_weights(
         Weights in float64; a user without pairs gets the population and gap 0.
     """
     population = prior.population.double()
-    weights = population.expand(choices.users, -1).clone()
-    gap = torch.zeros(choices.users, dtype=torch.float64, device=weights.device)
-    for block in choices.blocks(projected, None):
+    weights = population.expand(problems.users, -1).clone()
+    gap = torch.zeros(problems.users, dtype=torch.float64, device=weights.device)
+    for block in problems.blocks(projected, None):
         begin = weights[block.users] if start is None else start[block.users].double()
         strength = prior.strength.double()[block.users, None] * population
         weights[block.users], gap[block.users] = _simplex_block(block, begin, strength, tolerance, max_iterations)

@@ -65,10 +65,10 @@ class _PaddedIndex:
     share: Tensor
 
 
-def _padded_indices(choices: UserProblems) -> Iterator[_PaddedIndex]:
+def _padded_indices(problems: UserProblems) -> Iterator[_PaddedIndex]:
     """Blocks of users of similar size; users without pairs are left out."""
-    order = torch.argsort(choices.user, stable=True)
-    pairs = torch.bincount(choices.user, minlength=choices.users)
+    order = torch.argsort(problems.user, stable=True)
+    pairs = torch.bincount(problems.user, minlength=problems.users)
     first = pairs.cumsum(0) - pairs
     ranked = torch.argsort(pairs, stable=True)
     ranked = ranked[pairs[ranked] > 0]
@@ -83,8 +83,8 @@ def _padded_indices(choices: UserProblems) -> Iterator[_PaddedIndex]:
         position = torch.arange(sizes[stop - 1], device=order.device)
         real = position < pairs[users][:, None]
         pair = order[torch.where(real, first[users][:, None] + position, first[users][:, None])]
-        share = torch.where(real, choices.share[pair].double(), 0.0)
-        yield _PaddedIndex(users, pair, choices.label[pair].double(), share)
+        share = torch.where(real, problems.share[pair].double(), 0.0)
+        yield _PaddedIndex(users, pair, problems.label[pair].double(), share)
         start = stop
 
 

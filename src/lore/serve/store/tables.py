@@ -56,7 +56,7 @@ tokens = sql.Table(
     sql.Column("expires", sql.Float, nullable=True),
 )
 settings = sql.Table(
-    "notes",
+    "notes",  # its name in all databases since the first
     metadata,
     sql.Column("name", sql.Text, primary_key=True),
     sql.Column("value", sql.Text, nullable=False),
