@@ -13,7 +13,6 @@ from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import likelihood
 from lore.fitting.personalize import UserWeights, project_on
 from lore.pairs.table import Pairs
-from lore.solvers.objective import pair_loss
 
 _RESAMPLES = 2_000
 _CERTAIN = 1e-12  # probabilities are kept this far from 0 and 1: one choice is not infinitely surprising
@@ -131,6 +130,9 @@ def log_likelihood(pairs: Pairs, probability: Tensor) -> Tensor:
 
 def log_loss(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> float:
     """Mean negative log-likelihood of the choices, averaged over users."""
-    table = likelihood(pairs, "users", basis.temperature)
-    loss = pair_loss(margins(pairs, basis, users).double(), pairs.label.double(), basis.temperature)
-    return float((table.share.double() * loss).sum())
+    return log_loss_of_margins(pairs, margins(pairs, basis, users), basis.temperature)
+
+
+def log_loss_of_margins(pairs: Pairs, margin: Tensor, temperature: float) -> float:
+    """Return the log loss of margins `[pairs]`."""
+    return float(likelihood(pairs, "users", temperature).loss(margin))

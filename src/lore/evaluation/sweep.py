@@ -16,7 +16,15 @@ from lore.evaluation.controls import (
     with_other_users_weights,
     with_random_labels,
 )
-from lore.evaluation.metrics import Accuracy, accuracy, accuracy_of_margins, gain, interval, log_loss
+from lore.evaluation.metrics import (
+    Accuracy,
+    accuracy,
+    accuracy_of_margins,
+    gain,
+    interval,
+    log_loss_of_margins,
+    margins,
+)
 from lore.fitting.basis import Family, RewardBasis
 from lore.fitting.checkpoint import read_fit, write_fit
 from lore.fitting.config import Fit, FitConfig, Rank, personal_ranks
@@ -289,7 +297,7 @@ class _Evaluator:
         """Yield results of a fit in every setting that has pairs."""
         for setting, part in self._parts.items():
             weights = self._weights(fit, setting, shots)
-            measured, loss = accuracy(part, fit.basis, weights), log_loss(part, fit.basis, weights)
+            measured, loss = _measured(part, fit.basis, weights)
             yield self.result(model, fit.basis.rank, setting, measured, loss=loss)
 
     def result(
@@ -339,7 +347,7 @@ class _Evaluator:
         for setting, part in self._parts.items():
             exchanged = with_other_users_weights(self._weights(fit, setting), self._trained(setting), seed)
             if exchanged is not None:
-                measured, loss = accuracy(part, fit.basis, exchanged), log_loss(part, fit.basis, exchanged)
+                measured, loss = _measured(part, fit.basis, exchanged)
                 yield self.result("wrong_user", fit.basis.rank, setting, measured, loss=loss)
 
     def per_user(self) -> Iterator[Result]:
@@ -348,7 +356,7 @@ class _Evaluator:
         adapt = AdaptedWeights()
         for setting, part in self._parts.items():
             weights = adapt(self._trained(setting), basis)
-            measured, loss = accuracy(part, basis, weights), log_loss(part, basis, weights)
+            measured, loss = _measured(part, basis, weights)
             yield self.result("per_user", None, setting, measured, loss=loss)
 
     def length(self) -> Iterator[Result]:
@@ -357,6 +365,12 @@ class _Evaluator:
             margin = length_margins(part)
             if margin is not None:
                 yield self.result("length", None, setting, accuracy_of_margins(part, margin))
+
+
+def _measured(pairs: Pairs, basis: RewardBasis, weights: UserWeights | Tensor) -> tuple[Accuracy, float]:
+    """Return accuracy and log loss of weights `[users, columns]`, from one pass over the embeddings."""
+    margin = margins(pairs, basis, weights)
+    return accuracy_of_margins(pairs, margin), log_loss_of_margins(pairs, margin, basis.temperature)
 
 
 def _fit_all(
