@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
@@ -80,10 +79,8 @@ def soak_embedding(folder: Path, data: Path, rounds: int, rng: random.Random) ->
 
 def soak_server(folder: Path, kills: int, rng: random.Random) -> None:
     """Kill a server under load, again and again, on one database."""
-    with patch("lore.embedding.store.load_encoder", lambda *_: HashEncoder()):
-        run = train(
-            load_with_issues(small_rows(users=24)), folder / "served", TrainConfig(ranks=(1, 2), unseen=0.25)
-        ).folder
+    config = TrainConfig(encoder=HashEncoder(), ranks=(1, 2), unseen=0.25)
+    run = train(load_with_issues(small_rows(users=24)), folder / "served", config).folder
     database = str(folder / "events.sqlite")
     acknowledged: dict[str, set[str]] = {"ann": set(), "bob": set(), "eve": set()}
     for number in range(kills):

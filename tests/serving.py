@@ -91,9 +91,8 @@ class Teller(threading.Thread):
 def main() -> None:
     from lore.serve import app
 
-    if sys.argv[4] == "letters":
-        app.load_encoder = lambda *_: HashEncoder()  # type: ignore[assignment]
-    app.serve(Path(sys.argv[1]), int(sys.argv[2]), database=sys.argv[3])
+    encoder = HashEncoder() if sys.argv[4] == "letters" else None
+    app.serve(Path(sys.argv[1]), int(sys.argv[2]), database=sys.argv[3], encoder=encoder)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class JsonFormat:
             )
         fields = {name: value for name, value in values.items() if name != "format"}
         if missing := sorted(self.fields - fields.keys()):
-            raise DataError(f"{where}: {self.name} has no field `{missing[0]}`; {self.remedy}")
+            raise DataError(f"{where}: {self.name} has no field {missing[0]!r}; {self.remedy}")
         if unknown := sorted(fields.keys() - self.fields - self.optional):
-            raise DataError(f"{where}: {self.name} has an unknown field `{unknown[0]}`; {self.remedy}")
+            raise DataError(f"{where}: {self.name} has an unknown field {unknown[0]!r}; {self.remedy}")
         return number, fields

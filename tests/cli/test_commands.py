@@ -1,26 +1,13 @@
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from builders import Write, small_rows
 from cli_builders import ROW, SMALL, Command
-
-COMMANDS = (
-    "demo",
-    "check",
-    "train",
-    "embed",
-    "fit",
-    "personalize",
-    "evaluate",
-    "sweep",
-    "rerank",
-    "score",
-    "reproduce",
-    "serve",
-)
+from lore import cli
 
 
 def test_help_names_every_command_without_importing_torch() -> None:
@@ -29,8 +16,10 @@ def test_help_names_every_command_without_importing_torch() -> None:
         "try:\n    main(['--help'])\nfinally:\n    assert 'torch' not in sys.modules"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in COMMANDS:
-        assert command in found.stdout
+    commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    named = [name for name in re.findall(r"^\W*([a-z]+) {2,}", found.stdout, re.MULTILINE) if name in commands]
+    assert named[:3] == ["demo", "check", "train"]
+    assert sorted(named) == sorted(commands)
 
 
 def test_check_prints_counts_and_says_by_its_exit_code_whether_train_would_accept(lore: Command, jsonl: Write) -> None:
@@ -78,7 +67,7 @@ def test_the_main_job_and_what_follows_it(lore: Command, jsonl: Write, tmp_path:
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, newcomers)))
     out = lore("personalize", run, tmp_path / "new.jsonl")[1]
     assert "weights of 1 users" in out
-    assert "1 users have no usable comparison" in out
+    assert "1 without a usable comparison" in out
 
 
 def test_few_people_are_evaluated_without_an_interval(lore: Command, jsonl: Write, tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from builders import HashEncoder, Write, small_rows
 from cli_builders import ROW, SMALL, Command
 from lore import cli
+from lore.cli.application import with_options_named
+from lore.embedding.precomputed import read_vectors
+from lore.errors import ConfigError, EncoderError
+from lore.serve.admin import create_token
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +198,25 @@ def test_an_interruption_ends_with_130_and_a_fault_of_ours_is_not_hidden(
     monkeypatch.setattr("lore.runs.training.train", bug)
     with pytest.raises(OSError, match="strange"):
         cli.main(["train", str(data), "--out", str(tmp_path / "run")])
+
+
+def test_fields_of_files_are_not_taken_for_options(lore: Command, tmp_path: Path) -> None:
+    save_file({"foo": torch.ones(1, 1)}, tmp_path / "y.safetensors")
+    with pytest.raises(EncoderError, match="has no key 'embeddings', only foo") as error:
+        read_vectors(tmp_path / "y.safetensors")
+    assert with_options_named(str(error.value)) == str(error.value)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text('{"lore": "0", "config": {}, "finished": true}')
+    _, _, err = lore("evaluate", tmp_path / "old")
+    assert "has no field 'data'" in err
+
+
+def test_issues_and_refusals_name_options(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    _, out, err = lore("check", jsonl(small_rows(users=1)))
+    assert "--unseen 0" in out + err
+    assert not re.search(r"`(?!lore )\w", err + "".join(line for line in out.splitlines() if "fatal" in line))
+    _, _, err = lore("train", jsonl(small_rows()), "--out", tmp_path / "run", "--encoding", "batch_tokens=many")
+    assert "--encoding batch_tokens=..." in err
+    with pytest.raises(ConfigError, match="got ''") as error:
+        create_token(str(tmp_path / "tokens.sqlite"), "team", ["read", "", "erase"], None)
+    assert with_options_named(str(error.value)).startswith("--scopes must be of")

@@ -9,7 +9,7 @@ from lore.runs.config import TrainConfig
     "change", [{"pairs_per_user": 0}, {"ranks": ()}, {"split_by": "row"}, {"unseen": 1.5}, {"test": 1.0}, {"shots": 0}]
 )
 def test_bad_arguments_are_refused_by_name(change) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(change))):
         TrainConfig(**change)
 
 

@@ -10,9 +10,8 @@ from builders import HashEncoder, small_rows
 from lore.data.formats import load_with_issues
 from lore.runs.config import TrainConfig
 from lore.runs.training import train
-from lore.serve.app import Application, create_app
 from lore.serve.client import Client
-from serve_builders import SECRET, TestClient
+from serve_builders import SECRET, TestClient, quick_app, quick_application
 
 
 @pytest.fixture(scope="module", params=["simplex", "gaussian"])
@@ -25,16 +24,15 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of its own, and no model to load."""
-    monkeypatch.setattr("lore.serve.app.load_encoder", lambda *_: HashEncoder())
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of its own."""
     subprocess.run(["cp", "-r", trained, tmp_path / "run"], check=True)
     return tmp_path / "run"
 
 
 @pytest.fixture
 def http(run: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(run)) as client:
+    with TestClient(quick_app(run)) as client:
         yield client
 
 
@@ -45,7 +43,7 @@ def client(http: TestClient) -> Client:
 
 @pytest.fixture
 def described(run: Path) -> Iterator[Any]:
-    own = Application(run)
+    own = quick_application(run)
     gate = own.gated()
 
     async def named(scope: Any, receive: Any, send: Any) -> None:

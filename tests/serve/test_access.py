@@ -5,12 +5,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from builders import HashEncoder
 from lore import cli
 from lore.errors import ConfigError
 from lore.serve.admin import create_token, list_tokens, revoke_token, rotate_token
-from lore.serve.app import Application, create_app
 from lore.serve.client import Client, ServerError
-from serve_builders import TestClient
+from serve_builders import TestClient, quick_app, quick_application
 from serving import LONG, choices
 
 
@@ -28,7 +28,7 @@ def tokens(run: Path) -> dict[str, str]:
 
 
 def test_every_route_but_one_asks_for_a_token(run: Path, tokens: dict[str, str]) -> None:
-    own = Application(run)
+    own = quick_application(run)
     paths = own.routed().openapi()["paths"]
     every = [(method, path) for path, methods in paths.items() for method in methods]
     every += [("get", "/"), ("get", "/openapi.json"), ("get", "/docs"), ("get", "/redoc")]
@@ -43,7 +43,7 @@ def test_every_route_but_one_asks_for_a_token(run: Path, tokens: dict[str, str])
 
 
 def test_scopes_are_kept_apart(run: Path, tokens: dict[str, str]) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         reader, root = Client(http=http, token=tokens["reader"]), Client(http=http, token=tokens["root"])
         assert reader.user("u0")["personalized"]
         for refused in (lambda: reader.feedback("u0", choices(1)), lambda: reader.erase("u0")):
@@ -56,7 +56,7 @@ def test_scopes_are_kept_apart(run: Path, tokens: dict[str, str]) -> None:
 
 
 def test_tenants_see_nothing_of_each_other(run: Path, tokens: dict[str, str]) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         one, two = (Client(http=http, token=tokens[name]) for name in ("one", "two"))
         rng = torch.Generator().manual_seed(0)
         sent: dict[str, set[str]] = {"one": set(), "two": set()}
@@ -85,7 +85,7 @@ def test_a_token_is_stored_hashed_rotated_with_overlap_and_revoked_in_use(run: P
     secret = tokens["one"].split("_", 2)[2]
     for path in run.glob("feedback.sqlite*"):
         assert secret.encode() not in path.read_bytes()
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         token_id = tokens["one"].split("_")[1]
         new = rotate_token(url, token_id, 10)[0]
         for given in (tokens["one"], new):
@@ -137,7 +137,7 @@ def test_without_tokens_no_other_machine_is_served(run: Path, monkeypatch: pytes
     asked: dict[str, Any] = {}
     monkeypatch.setattr("uvicorn.run", lambda _, **options: asked.update(options))
     with pytest.raises(ConfigError, match="tokens"):
-        serve(run, 8123, "0.0.0.0")
+        serve(run, 8123, "0.0.0.0", encoder=HashEncoder())
     create_token(str(run / "feedback.sqlite"), "t", ["read"], None)
-    serve(run, 8123, "0.0.0.0")
+    serve(run, 8123, "0.0.0.0", encoder=HashEncoder())
     assert (asked["host"], asked["port"]) == ("0.0.0.0", 8123)

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from lore.serve.app import create_app
 from lore.serve.client import Client, ServerError, UnreachableError
 from lore.serve.store.database import Database
 from lore.serve.store.events import Accepted, Batch, Conflict
 from lore.serve.writer import Writer
-from serve_builders import TestClient, events
+from serve_builders import TestClient, events, quick_app
 from serving import LONG, SHORT, Server, Teller, choices
 
 ENDED = (0, -15)  # uvicorn finishes its work and then ends by the signal
@@ -85,7 +84,7 @@ def test_what_was_acknowledged_survives_kill_9_once_and_whole(run: Path, tmp_pat
         assert set(known) <= set(ids)
         # The three events of a request are there together or not at all.
         assert len(ids) % 3 == 0
-    with TestClient(create_app(run, database)) as http:
+    with TestClient(quick_app(run, database)) as http:
         rebuilt = Client(http=http)
         for user in acknowledged:
             assert rebuilt.user(user)["weights"] == pytest.approx(served[user], abs=1e-6)

@@ -11,13 +11,12 @@ from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.files import read_json
 from lore.runs.artifacts import Run, save_users
-from lore.serve.app import create_app
 from lore.serve.client import Client, ServerError
 from lore.serve.erasure import erase_from_run
 from lore.serve.service import TENANT, Service
 from lore.serve.store.database import Database
 from lore.serve.store.events import Batch, Erased
-from serve_builders import SECRET, TestClient, events
+from serve_builders import SECRET, TestClient, events, quick_app
 from serving import LONG, SHORT, choices
 
 
@@ -40,7 +39,7 @@ def holds(folder: Path, needle: str) -> list[str]:
 def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
     split = read_json(run / "split.json")
     own = next(user for user in ("u0",) if user in split["seen_users"] + split["unseen_users"])
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         client = Client(http=http)
         private = [{"prompt": "p", "chosen": f"{SECRET} {at}", "rejected": LONG} for at in range(3)]
         client.feedback(own, private)
@@ -69,7 +68,7 @@ def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:
     after = read_json(run / "split.json")
     assert own not in after["seen_users"] + after["unseen_users"]
     assert own not in Run.load(run).users
-    with TestClient(create_app(run)) as http:  # and is not brought back by the run's own comparisons
+    with TestClient(quick_app(run)) as http:  # and is not brought back by the run's own comparisons
         client = Client(http=http)
         assert client.export(own) == []
         assert client.user("u1")["personalized"]
@@ -82,7 +81,7 @@ def test_each_of_several_erasures_stays_done_and_weights_without_rows_go_too(run
     ids = read_json(run / "users" / "ids.json")["ids"]
     weights = Run.load(run).weights
     save_users(run / "users", [*ids, "personalized later"], torch.cat([weights, weights[:1]]))
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         client = Client(http=http)
         assert all(client.erase(user)["run"] for user in ("u2", "u3", "personalized later"))
         assert not client.erase("u2")["run"]
@@ -94,7 +93,7 @@ def test_each_of_several_erasures_stays_done_and_weights_without_rows_go_too(run
 
 
 def test_an_erasure_that_was_cut_short_is_finished_when_asked_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         client = Client(http=http)
 
         def full(*_: Any) -> None:
@@ -115,14 +114,14 @@ def test_an_erasure_that_was_cut_short_is_finished_when_asked_again(run: Path, m
 
 
 def test_what_others_chose_between_keeps_its_vectors(run: Path) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         client = Client(http=http)
         export = client.export("u0")[0]
         shared = {side: export[side] for side in ("prompt", "chosen", "rejected")}
         client.feedback("ann", [shared])
         client.erase("u0")
         assert client.user("ann")["comparisons"] == 1
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         assert Client(http=http).user("ann")["personalized"]
         assert http.get("/v1/overview").status_code == 200
 

@@ -95,7 +95,7 @@ def test_a_database_of_a_newer_version_or_another_encoder_is_refused(run: Path, 
     other.store.settings.get_or_set("encoder", '{"encoder": "another"}')
     other.close()
     with pytest.raises(StoreError, match="another encoder"):
-        create_app(run, tmp_path / "f.sqlite")
+        create_app(run, tmp_path / "f.sqlite", encoder=HashEncoder())
 
 
 def test_what_is_no_database_or_cannot_be_opened_is_refused(tmp_path: Path) -> None:

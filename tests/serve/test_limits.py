@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from lore.errors import ConfigError
-from lore.serve.app import Application, create_app
 from lore.serve.client import Client, ServerError
 from lore.serve.limits import Limits, RateLimiter
-from serve_builders import TestClient
+from serve_builders import TestClient, quick_app, quick_application
 from serving import LONG, SHORT, choices
 
 
@@ -47,7 +46,7 @@ def test_names_with_slashes_and_per_cents_are_peoples_own(client: Client) -> Non
 
 
 def test_a_request_that_does_not_arrive_is_given_up(run: Path) -> None:
-    gate = create_app(run, limits=Limits(reading=0.01))
+    gate = quick_app(run, limits=Limits(reading=0.01))
     sent: list[Any] = []
 
     async def never() -> Any:
@@ -62,7 +61,7 @@ def test_a_request_that_does_not_arrive_is_given_up(run: Path) -> None:
 
 
 def test_without_tokens_nobody_is_answered_who_calls_it_by_another_name(run: Path) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         assert http.get("/v1/users/u0/export", headers={"host": "evil.example"}).status_code == 403
         assert http.get("/v1/users/u0/export", headers={"host": "localhost:8000"}).status_code == 200
 
@@ -94,7 +93,7 @@ def test_brackets_within_texts_are_not_nesting(client: Client) -> None:
 
 
 def test_more_than_a_token_may_ask_is_put_off(run: Path) -> None:
-    with TestClient(create_app(run, limits=Limits(rate=0.001, burst=2))) as http:
+    with TestClient(quick_app(run, limits=Limits(rate=0.001, burst=2))) as http:
         statuses = [http.get("/v1/users/ann").status_code for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert int(http.get("/v1/users/ann").headers["retry-after"]) >= 1
@@ -102,7 +101,7 @@ def test_more_than_a_token_may_ask_is_put_off(run: Path) -> None:
 
 
 def test_more_at_once_than_is_worked_on_is_turned_away_at_once(run: Path) -> None:
-    own = Application(run, limits=Limits(at_once=1))
+    own = quick_application(run, limits=Limits(at_once=1))
     entered, leave = threading.Event(), threading.Event()
     person = own.service.user_state
 

@@ -12,11 +12,11 @@ from lore.fitting.basis import RewardBasis
 from lore.fitting.personalize import fit_weights
 from lore.pairs.table import Pairs
 from lore.runs.artifacts import Run
-from lore.serve.app import Application, create_app
+from lore.serve.app import Application
 from lore.serve.client import Client, ServerError
 from lore.serve.learning import pairs_of_events
 from lore.serve.store.database import Database
-from serve_builders import TestClient
+from serve_builders import TestClient, quick_app, quick_application
 from serving import LONG, SHORT, choices
 
 
@@ -37,7 +37,7 @@ def lore(*arguments: object) -> Any:
 
 
 def test_a_new_model_is_served_beside_compared_taken_and_given_back(run: Path, better: Path) -> None:
-    application = Application(run)
+    application = quick_application(run)
     with TestClient(application.gated()) as http:
         client = Client(http=http)
         client.feedback("ann", choices(4))
@@ -74,15 +74,15 @@ def client_pairs(application: Application, user: str) -> Pairs:
 
 
 def test_a_model_in_service_survives_a_restart_and_a_run_trained_anew_takes_its_place(run: Path, better: Path) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         first = Client(http=http).user("u0")["model_version"]
     new = lore("model", run, "--add", better).output.split()[0]
     lore("model", run, "--serve", new)
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         assert Client(http=http).user("u0")["model_version"] == new
     basis = RewardBasis.load(run / "model")
     replace(basis, temperature=2.0).save(run / "model")
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         assert Client(http=http).user("u0")["model_version"] not in (first, new)
         found = http.get("/v1/models").json()["models"]
         assert len(found) == 3
@@ -93,7 +93,7 @@ def test_models_that_do_not_fit_or_are_not_there_are_refused(run: Path, better: 
     assert not (better / "none.sqlite").exists()
     Database(str(better / "empty.sqlite")).close()
     assert "has no model yet" in str(lore("model", run, "--database", better / "empty.sqlite").exception)
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         with pytest.raises(ServerError, match="there is no model 'nine'") as caught:
             Client(http=http).rerank(None, "q", [LONG], model_version="nine")
         assert caught.value.status == 422
@@ -106,7 +106,7 @@ def test_models_that_do_not_fit_or_are_not_there_are_refused(run: Path, better: 
 
 
 def test_an_operator_sees_people_accuracy_load_and_models_and_nobodys_name(run: Path) -> None:
-    with TestClient(create_app(run)) as http:
+    with TestClient(quick_app(run)) as http:
         client = Client(http=http)
         short_first = client.rerank(None, "q0", [f"{SHORT} 0", LONG])["results"][0]["index"] == 0
         sides = ("rejected", "chosen") if short_first else ("chosen", "rejected")

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lore.serve.app import create_app
 from lore.serve.client import Client, ServerError
 from lore.serve.store.database import Database
 from lore.serve.store.events import Accepted, Batch
-from serve_builders import TestClient, events
+from serve_builders import TestClient, events, quick_app
 from serving import LONG, SHORT, choices
 
 
@@ -26,14 +25,14 @@ def fresh_postgres(postgres: str) -> str:
 
 
 def test_postgresql_keeps_the_same_promises(run: Path, fresh_postgres: str) -> None:
-    with TestClient(create_app(run, fresh_postgres)) as http:
+    with TestClient(quick_app(run, fresh_postgres)) as http:
         client = Client(http=http)
         first = client.feedback("ann", choices(6))
         assert client.feedback("ann", choices(6)) == first
         with pytest.raises(ServerError, match="409"):
             client.feedback("ann", [choices(1)[0] | {"chosen": "island"}])
         served = client.user("ann")["weights"]
-    with TestClient(create_app(run, fresh_postgres)) as http:
+    with TestClient(quick_app(run, fresh_postgres)) as http:
         client = Client(http=http)
         assert client.user("ann")["weights"] == pytest.approx(served, abs=1e-6)
         assert client.erase("ann")["events"] == 6
@@ -42,7 +41,7 @@ def test_postgresql_keeps_the_same_promises(run: Path, fresh_postgres: str) -> N
 
 
 def test_two_servers_on_postgresql_see_each_others_writes(run: Path, fresh_postgres: str) -> None:
-    with TestClient(create_app(run, fresh_postgres)) as one, TestClient(create_app(run, fresh_postgres)) as two:
+    with TestClient(quick_app(run, fresh_postgres)) as one, TestClient(quick_app(run, fresh_postgres)) as two:
         ours, theirs = Client(http=one), Client(http=two)
         for at in range(4):
             version = (ours, theirs)[at % 2].feedback("ann", choices(1, at))["weights_version"]
@@ -77,7 +76,7 @@ def test_two_writers_of_one_event_add_it_once(fresh_postgres: str) -> None:
 def test_a_database_that_goes_and_comes_back_is_503_meanwhile(run: Path, fresh_postgres: str) -> None:
     import sqlalchemy as sql
 
-    with TestClient(create_app(run, fresh_postgres)) as http:
+    with TestClient(quick_app(run, fresh_postgres)) as http:
         client = Client(http=http)
         client.feedback("ann", choices(1))
         host, name = fresh_postgres.rsplit("/", 1)

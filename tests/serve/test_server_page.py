@@ -20,11 +20,9 @@ CLICKS = 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
-        folder = tmp_path_factory.mktemp("page")
-        config = TrainConfig(family="gaussian", ranks=(2,), unseen=0.25)
-        run = train(load_with_issues(small_rows(users=24, prompts=60)), folder / "run", config).folder
+    folder = tmp_path_factory.mktemp("page")
+    config = TrainConfig(encoder=HashEncoder(), family="gaussian", ranks=(2,), unseen=0.25)
+    run = train(load_with_issues(small_rows(users=24, prompts=60)), folder / "run", config).folder
     started = Server(run, str(folder / "events.sqlite"))
     yield started
     started.end()

@@ -8,10 +8,26 @@ import sys
 from collections.abc import Sequence
 
 import typer
+from typer.core import TyperGroup
 
 from lore.errors import LoreError
 
+_ORDER = (
+    *("demo", "check", "train", "embed", "fit", "personalize", "evaluate", "sweep"),
+    *("rerank", "ask", "score", "reproduce", "serve", "model", "token"),
+)
+
+
+class _Commands(TyperGroup):
+    """The commands, in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002 - typer's
+        """Return the names of the commands."""
+        return sorted(self.commands, key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="lore",
     help="Learns what each user prefers: personalized reward models from comparisons.",
     no_args_is_help=True,
@@ -30,26 +46,39 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 # Arguments of the library that messages name, and the option that sets each.
 _OPTIONS = {
     "by": "--split",
+    "create": "--create",
     "columns": "--user-column, --prompt-column, --chosen-column or --rejected-column",
     "concentration": "--concentration",
+    "at_once": "--at-once",
     "data": "--data",
     "database": "--database",
-    "dtype": "--encoding dtype=...",
     "embeddings": "--embeddings",
+    "family": "--family",
     "force": "--force",
+    "format": "--format",
     "half_life": "--half-life",
     "host": "--host",
     "max_length": "--max-length",
+    "min_gain": "--worth",
     "out": "--out",
     "pairs_per_user": "--pairs-per-user",
+    "patience": "--patience",
+    "port": "--port",
+    "rank": "the rank",
     "ranks": "--ranks",
+    "rate": "--rate",
     "replace_known": "--replace",
+    "scopes": "--scopes",
     "seed": "--seed",
     "split_by": "--split",
     "split_file": "--split-file",
     "test": "--test",
     "truncation": "--truncation",
     "unseen": "--unseen",
+    **{
+        name: f"--encoding {name}=..."
+        for name in ("attention", "batch_tokens", "device_map", "dtype", "pooling", "share_prompts", "storage")
+    },
 }
 _ARGUMENT = re.compile(r"`(\w+)(?:=\"?(\w+)\"?)?`")
 

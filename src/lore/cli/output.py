@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lore.cli.application import with_options_named
+
 if TYPE_CHECKING:
     from lore.data.checks import CheckReport
     from lore.evaluation.sweep import Result
@@ -75,7 +77,7 @@ def show_check(report: "CheckReport") -> None:
         table.add_row(name, value)
     Console(highlight=False, soft_wrap=True).print(table)
     for issue in report.issues:
-        typer.echo(f"{'fatal' if issue.fatal else 'note'}: {issue.message}")
+        typer.echo(f"{'fatal' if issue.fatal else 'note'}: {with_options_named(issue.message)}")
 
 
 def show_outcome(outcome: "TrainOutcome") -> None:

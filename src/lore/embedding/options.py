@@ -73,7 +73,7 @@ class EncoderOptions:
         """
         renamed = {_RENAMED.get(name, name): value for name, value in values.items() if name not in _REMOVED}
         if unknown := sorted(renamed.keys() - cls.__dataclass_fields__.keys()):
-            raise ConfigError(f"unknown choice of the encoder `{unknown[0]}`; read it with the version that wrote it")
+            raise ConfigError(f"unknown choice of the encoder {unknown[0]!r}; read it with the version that wrote it")
         return cls(**renamed)
 
 

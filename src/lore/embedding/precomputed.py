@@ -96,7 +96,7 @@ def read_vectors(path: Path) -> VectorFile:
             names = set(file.keys())
             if "embeddings" not in names:
                 raise EncoderError(
-                    f"{path}: has no key `embeddings`, only {', '.join(sorted(names))}; "
+                    f"{path}: has no key 'embeddings', only {', '.join(sorted(names))}; "
                     "write the vectors under that name"
                 )
             reference = file.get_tensor("reference").flatten().float() if "reference" in names else None
@@ -118,7 +118,7 @@ def _column(path: Path, table: pa.Table) -> Tensor:
     """Return the column of lists, without a copy where they are of a fixed size."""
     if _COLUMN not in table.column_names:
         raise EncoderError(
-            f"{path}: has no column `{_COLUMN}`, only {', '.join(table.column_names)}; "
+            f"{path}: has no column {_COLUMN!r}, only {', '.join(table.column_names)}; "
             "write the vectors under that name"
         )
     column = table[_COLUMN].combine_chunks()

@@ -1,4 +1,4 @@
-"""`report.html`, the report for users: one self-contained page."""
+"""`report.html`, the report as one self-contained page."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence

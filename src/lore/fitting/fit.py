@@ -158,7 +158,8 @@ def _check(config: FitConfig, pairs: Pairs, reference: Tensor | None) -> None:
         raise ConfigError(f"`rank` must be at most the embeddings' {pairs.dim} numbers, got {config.rank}")
     if config.rank == 0 and reference is None and config.family == "simplex":
         raise ConfigError(
-            "`rank` 0 is the reference itself, but there is none; pass `reference` or a rank of 1 or more"
+            "`rank` 0 is the reference itself, but there is none; give an encoder with a reward head, a reference, or "
+            "a rank of 1 or more"
         )
     if config.penalty == "cosine" and (reference is None or not bool(reference.norm() > 0)):
-        raise ConfigError("`penalty` 'cosine' needs a reference that is not zero; pass `reference`, or use 'distance'")
+        raise ConfigError("`penalty` 'cosine' needs a reference that is not zero; give one, or use 'distance'")

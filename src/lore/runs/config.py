@@ -115,6 +115,6 @@ class TrainConfig:
         """
         names = {argument.name for argument in fields(cls)}
         if unknown := sorted(values.keys() - names - {_SETTINGS}):
-            raise RunError(f"run.json: unknown argument `{unknown[0]}`; read it with the version that wrote it")
+            raise RunError(f"run.json: unknown argument {unknown[0]!r}; read it with the version that wrote it")
         arguments = {name: value for name, value in values.items() if name != _SETTINGS}
         return cls(**{**arguments, "encoding": EncoderOptions.from_json(arguments.get("encoding", {}))})

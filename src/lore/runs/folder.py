@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def report_html(self) -> Path:
-        """The report for users."""
+        """The report as a page."""
         return self.path / "report.html"
 
     @property

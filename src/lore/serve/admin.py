@@ -25,11 +25,11 @@ _DAY, _MINUTE = 86_400.0, 60.0  # seconds
 
 
 @contextmanager
-def _store(url: str, *, begin: bool = True) -> Iterator[UserStore]:
+def _opened(url: str, *, begin: bool = True) -> Iterator[Database]:
     """Open the database of a server, which may be running."""
     database = Database(url, alone=False, begin=begin)
     try:
-        yield database.store
+        yield database
     finally:
         database.close()
 
@@ -52,8 +52,11 @@ def create_token(url: str, tenant: str, scopes: Sequence[str], days: float | Non
     if not tenant.strip():
         raise ConfigError("`create` must name a tenant, got nothing")
     if unknown := set(scopes) - SCOPES:
-        raise ConfigError(f"`scopes` must be of {', '.join(sorted(SCOPES))}, got {', '.join(sorted(unknown))}")
-    with _store(url) as store:
+        raise ConfigError(
+            f"`scopes` must be of {', '.join(sorted(SCOPES))}, got {', '.join(map(repr, sorted(unknown)))}"
+        )
+    with _opened(url) as database:
+        store = database.store
         expires = None if days is None else time.time() + days * _DAY
         return [store.tokens.create(tenant, scopes, expires), "(shown once: keep it where secrets are kept)"]
 
@@ -64,7 +67,8 @@ def rotate_token(url: str, token_id: str, overlap: float) -> list[str]:
     Raises:
         ConfigError: there is no valid token of this id.
     """
-    with _store(url) as store:
+    with _opened(url) as database:
+        store = database.store
         token = store.tokens.rotate(token_id, time.time() + overlap * _MINUTE)
         if token is None:
             raise ConfigError(f"there is no token {token_id!r} that is valid; `lore token RUN` lists them")
@@ -77,7 +81,8 @@ def revoke_token(url: str, token_id: str) -> list[str]:
     Raises:
         ConfigError: there is no token of this id.
     """
-    with _store(url) as store:
+    with _opened(url) as database:
+        store = database.store
         if store.tokens.expire(token_id, time.time() - 1) is None:
             raise ConfigError(f"there is no token {token_id!r}; `lore token RUN` lists them")
         return [f"{token_id} is revoked"]
@@ -85,7 +90,8 @@ def revoke_token(url: str, token_id: str) -> list[str]:
 
 def list_tokens(url: str) -> list[str]:
     """Return a line for each token, without its secret."""
-    with _store(url) as store:
+    with _opened(url) as database:
+        store = database.store
         return [_token_line(token) for token in store.tokens.all()] or ["there are no tokens; make one with --create"]
 
 
@@ -107,10 +113,10 @@ def _models(url: str) -> Iterator[tuple[UserStore, ModelRegistry]]:
     Raises:
         StoreError: no server has begun it.
     """
-    with _store(url, begin=False) as store:
-        if not store.models.served():
-            raise StoreError("the database has no model yet; begin it with `lore serve RUN`")
-        yield store, ModelRegistry(store)
+    with _opened(url, begin=False) as database:
+        if not database.store.models.served():
+            raise StoreError(f"{database.name}: has no model yet; begin it with `lore serve RUN`")
+        yield database.store, ModelRegistry(database.store)
 
 
 def add_model(url: str, run: Path) -> list[str]:

@@ -62,8 +62,8 @@ class Limits:
             raise ConfigError(f"`reading` must be a positive number of seconds, got {self.reading}")
         if not 0 <= self.patience < math.inf:
             raise ConfigError(f"`patience` must be a number of seconds, 0 or more, got {self.patience}")
-        if self.rate < 0:
-            raise ConfigError(f"`rate` must be 0 (no limit) or more, got {self.rate}")
+        if not 0 <= self.rate < math.inf:
+            raise ConfigError(f"`rate` must be a number of requests a second, 0 for no limit, got {self.rate}")
 
 
 class RateLimiter:

@@ -22,7 +22,7 @@ class Span:
     """Requests answered within `SPAN` seconds.
 
     Attributes:
-        at: when the span begins, in seconds since 1970.
+        start: when the span begins, in seconds since 1970.
         requests: answered.
         refused: of them, as there were too many.
         seconds: that they took together.

@@ -211,6 +211,7 @@ def user_routes(service: Service, access: Access, metrics: Metrics) -> APIRouter
             model_version=state.served.version,
             family=basis.family,
             weights=state.weights.tolist(),
+            population=basis.population.tolist(),
             standard_deviations=None if covariance is None else covariance.diagonal().sqrt().tolist(),
             likes=describe_directions(service.pool, state) if state.user_weights is not None else [],
         )

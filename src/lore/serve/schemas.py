@@ -53,7 +53,7 @@ class Strict(BaseModel):
 
 
 class ChatMessage(Strict):
-    """One turn of a chat."""
+    """One message of a chat."""
 
     role: Annotated[str, AfterValidator(_role)]
     content: Text
@@ -173,6 +173,7 @@ class UserAnswer(BaseModel):
     model_version: str
     family: Literal["simplex", "gaussian"]
     weights: list[float]
+    population: list[float]
     standard_deviations: list[float] | None
     likes: list["DirectionExamples"]
 
@@ -187,7 +188,7 @@ class DirectionExamples(BaseModel):
 
 
 class ExportAnswer(BaseModel):
-    """All that is kept of a user, before it is erased."""
+    """All that is kept of a user, before they are erased."""
 
     user: str
     comparisons: list[dict[str, Any]]

@@ -57,8 +57,8 @@ class UserState:
         served: the model.
         version: number of their last event; 0 without any.
         events: how many there are.
-        judged: keys of the conversations that each compared.
-        users: their weights, and the pairs these are from; None for an unknown user.
+        compared: keys of both conversations of each comparison.
+        user_weights: the weights `[1, columns]` and the pairs they are from; None for an unknown user.
         covariance: of the weights, `[columns, columns]` (gaussian family).
     """
 
@@ -77,7 +77,7 @@ class UserState:
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """Candidates in order, whether each was too long to be read whole, and by what is known of whom."""
+    """Ranked candidates, which of them the encoder truncated, and the state of the user that ranked them."""
 
     ranked: Reranked
     truncated: list[bool]
@@ -89,7 +89,7 @@ class NextQuestion:
     """A question to ask now.
 
     Attributes:
-        question: what it tells.
+        question: its rows, information and expected gain.
         sides: the two conversations.
         left: questions that are worth asking from here on, this one among them; 20 at most.
     """
@@ -118,8 +118,8 @@ class Service:
         require_encoder(run, encoder)
         store.require_encoder(run.basis.encoder)
         self._embeddings = Embeddings.load(run.folder / "embeddings")
-        self.vectors = Vectors(encoder, self._kept, released)
-        self._people: OrderedDict[tuple[str, str, str], UserState] = OrderedDict()
+        self.vectors = Vectors(encoder, self._stored_vectors, released)
+        self._states: OrderedDict[tuple[str, str, str], UserState] = OrderedDict()
         self._lock = threading.Lock()
         self._writer = Writer(store.events, released)
         self.preferences = load(run.folder / "preferences.parquet")
@@ -163,7 +163,7 @@ class Service:
 
         Raises:
             NotYetError: less is known than `min_version` asks for.
-            GoneError: the user was erased, so that `min_version` will never be known.
+            ErasedError: the user was erased, so that `min_version` will never be known.
             ConfigError: there is no such model.
         """
         standing = self.store.events.state(tenant, user)
@@ -176,14 +176,14 @@ class Service:
             return _population_state(served)
         key = (tenant, user, served.version)
         with self._lock:
-            state = self._people.get(key)
+            state = self._states.get(key)
         if state is None or state.version != standing.version:
             state = self._learned(tenant, user, served)
             with self._lock:
-                self._people[key] = state
-                self._people.move_to_end(key)
-                while len(self._people) > _REMEMBERED:
-                    self._people.popitem(last=False)
+                self._states[key] = state
+                self._states.move_to_end(key)
+                while len(self._states) > _REMEMBERED:
+                    self._states.popitem(last=False)
         return state
 
     def _learned(self, tenant: str, user: str, served: LoadedModel) -> UserState:
@@ -200,7 +200,7 @@ class Service:
         """Vectors `[conversations, dim]`."""
         return torch.stack([vector.values for vector in self.vectors.of(conversations)])
 
-    def _kept(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def _stored_vectors(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         return stored_vectors(self._embeddings, self.store.vectors, keys)
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -236,25 +236,23 @@ class Service:
         return ScoredCandidates(ranked, [vector.truncated for vector in vectors], state)
 
     def check_idempotency_key(self, tenant: str, key: str, events: Sequence[Event]) -> None:
-        """Note that a request of these choices has a key of its own.
+        """Refuse an idempotency key that was used for other choices.
 
         Raises:
             ConflictError: the key was used for other choices.
         """
         content = json.dumps([[event.user, event.content] for event in events])
         digest = self.store.settings.digest(content)
-        if (
-            self.store.settings.get_or_set(f"key {self.store.settings.digest(json.dumps([tenant, key]))}", digest)
-            != digest
-        ):
+        name = f"key {self.store.settings.digest(json.dumps([tenant, key]))}"
+        if self.store.settings.get_or_set(name, digest) != digest:
             raise ConflictError("this `Idempotency-Key` was used for other choices; use a new one")
 
     def feedback(self, tenant: str, events: Sequence[Event]) -> int:
-        """Commit choices; the version of the weights that has learned from them.
+        """Commit choices; return the version of the weights that includes them.
 
         Raises:
             ConflictError: an `event_id` was used for another choice.
-            GoneError: the user was erased.
+            ErasedError: the user was erased.
         """
         for event in events:
             if event.chosen == event.rejected:
@@ -314,8 +312,8 @@ class Service:
         receipt = self.store.events.erase(tenant, user)
         self.vectors.forget([key for event in events for key in event.keys])
         with self._lock:
-            for key in [key for key in self._people if key[:2] == (tenant, user)]:
-                del self._people[key]
+            for key in [key for key in self._states if key[:2] == (tenant, user)]:
+                del self._states[key]
         return receipt
 
     def overwrite(self) -> None:

@@ -152,7 +152,7 @@ def personalize(
     data: Data,
     columns: ColumnOptions,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Learn users of the run anew, from this file alone.")
+        bool, typer.Option("--replace", help="Learn users of the run again, from this file alone.")
     ] = False,
 ) -> None:
     """Learn the weights of the users in a file, with the basis of a RUN folder frozen."""
@@ -163,7 +163,7 @@ def personalize(
         users = personalize_step(run, preferences, replace_known=replace, progress=progress)
     typer.echo(f"weights of {users:,} users in {run / 'users'}")
     if remaining := len(preferences.users) - users:
-        typer.echo(f"{remaining:,} users have no usable comparison and keep the weights they had")
+        typer.echo(f"{remaining:,} without a usable comparison: weights they had are unchanged, new users have none")
 
 
 @app.command()

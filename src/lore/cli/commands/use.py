@@ -113,7 +113,7 @@ def _request(file: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); give a JSON file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: not valid JSON ({error})") from None
+        raise DataError(f'{name}: not valid JSON ({error}); give {{"prompt": ..., "candidates": [...]}}') from None
     if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
         raise DataError(f'{name}: give {{"prompt": ..., "candidates": [...]}}')
     return request

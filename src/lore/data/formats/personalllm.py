@@ -1,6 +1,6 @@
 """PersonalLLM rows (namkoong-lab/PersonalLLM): a prompt, responses, and a score by each reward model.
 
-Every reward model becomes a user who rates all responses; `lore.simulate` mixes them into users.
+Every reward model becomes a user who rates all responses; `lore.data.simulate` mixes them into users.
 """
 
 import math

@@ -53,6 +53,9 @@ class Database:
                 sql.event.listen(self._engine, "connect", _durable)
             self._migrate()
             self.store = UserStore(self._engine)
+        except ModuleNotFoundError as error:
+            self._release()
+            raise MissingExtra(error.name or "psycopg", "postgres") from None
         except (SQLAlchemyError, OSError) as error:
             self._release()
             reason = first_line(getattr(error, "orig", None) or error)
