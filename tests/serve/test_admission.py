@@ -28,26 +28,26 @@ async def settled() -> None:
 
 
 def test_as_many_as_there_are_slots_are_let_in_and_the_next_when_one_leaves() -> None:
-    async def body(turnstile: AdmissionQueue, _: Clock) -> None:
-        assert await turnstile.enter()
-        assert await turnstile.enter()
-        waiting = asyncio.create_task(turnstile.enter())
+    async def body(admission: AdmissionQueue, _: Clock) -> None:
+        assert await admission.enter()
+        assert await admission.enter()
+        waiting = asyncio.create_task(admission.enter())
         await settled()
         assert not waiting.done()
-        turnstile.leave()
+        admission.leave()
         assert await waiting
 
     on_a_loop(body, slots=2)
 
 
 def test_a_burst_is_worked_off_within_its_patience() -> None:
-    async def body(turnstile: AdmissionQueue, clock: Clock) -> None:
-        assert await turnstile.enter()
-        burst = [asyncio.create_task(turnstile.enter()) for _ in range(10)]
+    async def body(admission: AdmissionQueue, clock: Clock) -> None:
+        assert await admission.enter()
+        burst = [asyncio.create_task(admission.enter()) for _ in range(10)]
         await settled()
         for _ in burst:
             clock.now += 0.9 * PATIENCE / len(burst)
-            turnstile.leave()
+            admission.leave()
             await settled()
         assert all([await one for one in burst])
 
@@ -55,14 +55,14 @@ def test_a_burst_is_worked_off_within_its_patience() -> None:
 
 
 def test_who_waited_too_long_is_turned_away_when_the_turn_comes() -> None:
-    async def body(turnstile: AdmissionQueue, clock: Clock) -> None:
-        assert await turnstile.enter()
-        old = asyncio.create_task(turnstile.enter())
+    async def body(admission: AdmissionQueue, clock: Clock) -> None:
+        assert await admission.enter()
+        old = asyncio.create_task(admission.enter())
         await settled()
         clock.now = 1.01 * PATIENCE
-        young = asyncio.create_task(turnstile.enter())
+        young = asyncio.create_task(admission.enter())
         await settled()
-        turnstile.leave()
+        admission.leave()
         assert not await old
         assert await young
 
@@ -70,41 +70,41 @@ def test_who_waited_too_long_is_turned_away_when_the_turn_comes() -> None:
 
 
 def test_under_lasting_overload_only_the_young_are_let_in_until_the_queue_has_been_empty() -> None:
-    async def body(turnstile: AdmissionQueue, clock: Clock) -> None:
-        assert await turnstile.enter()
-        first = [asyncio.create_task(turnstile.enter()) for _ in range(4)]
+    async def body(admission: AdmissionQueue, clock: Clock) -> None:
+        assert await admission.enter()
+        first = [asyncio.create_task(admission.enter()) for _ in range(4)]
         await settled()
         clock.now = 1.5 * PATIENCE
-        later = [asyncio.create_task(turnstile.enter()) for _ in range(3)]
+        later = [asyncio.create_task(admission.enter()) for _ in range(3)]
         await settled()
         clock.now += PATIENCE / 10  # above a twentieth
-        youngest = asyncio.create_task(turnstile.enter())
+        youngest = asyncio.create_task(admission.enter())
         await settled()
-        turnstile.leave()
+        admission.leave()
         assert [await one for one in first + later] == [False] * 7
         assert await youngest
-        turnstile.leave()
-        assert await turnstile.enter()
-        patient = asyncio.create_task(turnstile.enter())
+        admission.leave()
+        assert await admission.enter()
+        patient = asyncio.create_task(admission.enter())
         await settled()
         clock.now += PATIENCE / 2
-        turnstile.leave()
+        admission.leave()
         assert await patient
 
     on_a_loop(body)
 
 
 def test_who_waits_for_something_else_makes_room() -> None:
-    async def body(turnstile: AdmissionQueue, _: Clock) -> None:
-        assert await turnstile.enter()
-        other = asyncio.create_task(turnstile.enter())
+    async def body(admission: AdmissionQueue, _: Clock) -> None:
+        assert await admission.enter()
+        other = asyncio.create_task(admission.enter())
         await settled()
-        with turnstile.released():
+        with admission.released():
             assert await other
-        turnstile.leave()
-        turnstile.leave()
-        third = await turnstile.enter()
-        fourth = asyncio.create_task(turnstile.enter())
+        admission.leave()
+        admission.leave()
+        third = await admission.enter()
+        fourth = asyncio.create_task(admission.enter())
         await settled()
         assert third
         assert not fourth.done()
@@ -114,20 +114,20 @@ def test_who_waits_for_something_else_makes_room() -> None:
 
 
 def test_who_gives_up_while_waiting_takes_no_turn() -> None:
-    async def body(turnstile: AdmissionQueue, _: Clock) -> None:
-        assert await turnstile.enter()
-        gone = asyncio.create_task(turnstile.enter())
+    async def body(admission: AdmissionQueue, _: Clock) -> None:
+        assert await admission.enter()
+        gone = asyncio.create_task(admission.enter())
         await settled()
         gone.cancel()
         await settled()
-        turnstile.leave()
-        assert await turnstile.enter()
-        last = asyncio.create_task(turnstile.enter())
+        admission.leave()
+        assert await admission.enter()
+        last = asyncio.create_task(admission.enter())
         await settled()
-        turnstile.leave()
+        admission.leave()
         last.cancel()  # at the moment of its turn
         await settled()
-        assert await turnstile.enter()
+        assert await admission.enter()
 
     on_a_loop(body)
 

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 _WASTE = 0.05  # share of padding in a batch, at most
-_SHARED, _OWN = 16, 8  # tokens in common, and beyond the preamble, from which they are worth a pass of their own
+_MIN_SHARED, _MIN_BEYOND = (
+    16,
+    8,
+)  # tokens in common, and beyond the preamble, from which they are worth a pass of their own
 
 
 def batches(lengths: Sequence[int], budget: int, beside: int = 0) -> Iterator[list[int]]:
@@ -80,8 +83,8 @@ def groups(tokens: Sequence[list[int]], preamble: int) -> tuple[list[Group], lis
             beyond_preamble = alike - preamble
             # One more may shorten what the group shares, unless that costs more than it saves.
             if (
-                alike >= _SHARED
-                and beyond_preamble >= _OWN
+                alike >= _MIN_SHARED
+                and beyond_preamble >= _MIN_BEYOND
                 and (last.shared - alike) * (len(last.rows) - 1) <= beyond_preamble
             ):
                 result[-1] = Group(alike, [*last.rows, index])

@@ -61,7 +61,7 @@ class StoreFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: set[str] = set()  # shards whose keys the caller knows
+        self._read_shards: set[str] = set()  # shards whose keys the caller knows
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -101,7 +101,10 @@ class StoreFolder:
         with self._locked():
             manifest = self.manifest()
             others = {
-                key for shard in manifest["shards"] if shard["file"] not in self._known for key in self._keys(shard)
+                key
+                for shard in manifest["shards"]
+                if shard["file"] not in self._read_shards
+                for key in self._keys(shard)
             }
             new = [row for row, key in enumerate(keys) if key not in others]
             if new:
@@ -115,7 +118,7 @@ class StoreFolder:
             save_file({"keys": array, "status": status, "vectors": vectors.contiguous()}, beside)
             checksum = _checksum(beside)
         shard = {"file": name, "rows": len(keys), "sha256": checksum}
-        self._known.add(name)
+        self._read_shards.add(name)
         self._write_manifest({**manifest, "next": manifest["next"] + 1, "shards": [*manifest["shards"], shard]})
 
     def merge(self) -> None:
@@ -205,7 +208,7 @@ class StoreFolder:
         """
         manifest = self.manifest()
         parts = [self._opened(shard, verify=verify) for shard in manifest["shards"]]
-        self._known = {shard["file"] for shard in manifest["shards"]}
+        self._read_shards = {shard["file"] for shard in manifest["shards"]}
         if len(parts) == 1:
             return parts[0]
         empty = torch.empty(0, manifest["dim"], dtype=torch_dtype(manifest["dtype"]))
@@ -226,7 +229,7 @@ class StoreFolder:
             raise StoreError(f"{path}: damaged ({error}); {_REMEDY}") from None
 
     def _keys(self, shard: dict[str, Any]) -> list[bytes]:
-        self._known.add(shard["file"])
+        self._read_shards.add(shard["file"])
         keys = self._opened(shard, verify=False).keys
         return [key.ljust(16, b"\0") for key in keys.tolist()]
 

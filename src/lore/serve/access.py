@@ -30,7 +30,7 @@ class Access:
         """Return a dependency that refuses callers without a scope."""
 
         def caller(request: Request) -> Caller:
-            presented = _given(request.headers.get("authorization", ""))
+            presented = _token_in(request.headers.get("authorization", ""))
             if not self._needs_token:
                 return self._counted("", Caller(TENANT, SCOPES))
             token = self._tokens.find(presented) if presented is not None else None
@@ -53,7 +53,7 @@ class Access:
         return caller
 
 
-def _given(header: str) -> str | None:
+def _token_in(header: str) -> str | None:
     """Return the token in a header: `Bearer TOKEN`, or Basic with the token as the password, which browsers ask for."""
     kind, _, value = header.partition(" ")
     if kind.lower() == "bearer":

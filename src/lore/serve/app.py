@@ -78,10 +78,10 @@ class Application:
         finished = Run.load(run)
         encoder = encoder or load_encoder(finished.encoder, finished.options)
         self.limits, self.metrics = limits or Limits(), Metrics()
-        self.turnstile = AdmissionQueue(self.limits.computing, self.limits.patience)
+        self.admission = AdmissionQueue(self.limits.computing, self.limits.patience)
         self._database = Database(database or str(RunFolder(Path(run)).feedback))
         try:
-            self.service = Service(finished, encoder, self._database.store, self.turnstile.released)
+            self.service = Service(finished, encoder, self._database.store, self.admission.released)
         except LoreError:
             self._database.close()
             raise
@@ -118,7 +118,7 @@ class Application:
 
     def gated(self) -> LimitsMiddleware:
         """Return the ASGI application."""
-        return LimitsMiddleware(self.routed(), self.limits, self.metrics, self.turnstile, local=not self.needs_token)
+        return LimitsMiddleware(self.routed(), self.limits, self.metrics, self.admission, local=not self.needs_token)
 
 
 def create_app(
@@ -178,6 +178,7 @@ def serve(
         ConfigError: the host is not this machine, and there are no tokens.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the log holds requests, one JSON object a line
     application = Application(run, database, limits, encoder)
     if host not in _OWN_HOSTS and not application.needs_token:
         application.close()

@@ -25,7 +25,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 _LOG = logging.getLogger("lore.serve")
 # The end of an open string counts as its end: otherwise every quote within would be tried as its beginning.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
-_KEPT = re.compile("(%2[Ff]|%25)")  # what stays encoded in a path, so that an id may hold a slash
+_ENCODED = re.compile("(%2[Ff]|%25)")  # what stays encoded in a path, so that an id may hold a slash
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
@@ -93,10 +93,10 @@ class LimitsMiddleware:
     """Around the application: turns away what is too much, counts and logs the rest, names no user and no text."""
 
     def __init__(
-        self, app: Application, limits: Limits, metrics: Metrics, turnstile: AdmissionQueue, *, local: bool = False
+        self, app: Application, limits: Limits, metrics: Metrics, admission: AdmissionQueue, *, local: bool = False
     ) -> None:
         """Stand before `app`; `local` refuses requests that were meant for another host than this machine."""
-        self._app, self._limits, self._metrics, self._turnstile = app, limits, metrics, turnstile
+        self._app, self._limits, self._metrics, self._admission = app, limits, metrics, admission
         self._local = local
         self._at_work = 0
 
@@ -160,19 +160,19 @@ class LimitsMiddleware:
             self._at_work -= 1
 
     async def _handled(self, scope: Message, receive: Receive, send: Send) -> None:
-        if self._at_work > self._limits.at_once or not await self._turnstile.enter():
+        if self._at_work > self._limits.at_once or not await self._admission.enter():
             await _refused(send, 503, "too many requests at once; try again in a second", retry=1)
             return
         try:
             await self._app(scope, receive, send)
         finally:
-            self._turnstile.leave()
+            self._admission.leave()
 
 
 def _decoded(raw: bytes) -> str:
     """Return a path whose slashes and per cents within a segment stay encoded."""
-    parts = _KEPT.split(raw.partition(b"?")[0].decode("ascii", "replace"))
-    return "".join(part if _KEPT.fullmatch(part) else unquote(part) for part in parts)
+    parts = _ENCODED.split(raw.partition(b"?")[0].decode("ascii", "replace"))
+    return "".join(part if _ENCODED.fullmatch(part) else unquote(part) for part in parts)
 
 
 def _host(scope: Message) -> str:

@@ -51,7 +51,7 @@ class ModelRegistry:
             ConfigError: there is none.
         """
         if version not in self._loaded:
-            stored = self._known(version)
+            stored = self._stored_model(version)
             self._loaded[version] = LoadedModel(version, RewardBasis.deserialized(stored.config, stored.tensors))
         return self._loaded[version]
 
@@ -62,7 +62,7 @@ class ModelRegistry:
     def serve(self, version: str) -> None:
         """Let a model answer from now on."""
         before = self._store.models.served()
-        if before[-1:] != (self._known(version).version,):
+        if before[-1:] != (self._stored_model(version).version,):
             self._store.models.put_into_service([*before, version])
 
     def roll_back(self) -> str:
@@ -77,7 +77,7 @@ class ModelRegistry:
         self._store.models.put_into_service(before)
         return before[-1]
 
-    def _known(self, version: str) -> StoredModel:
+    def _stored_model(self, version: str) -> StoredModel:
         stored = self._store.models.get(version)
         if stored is None:
             raise ConfigError(f"there is no model {version!r} in this database; `lore model RUN` lists them")

@@ -93,7 +93,7 @@ def admin_routes(service: Service, access: Access, metrics: Metrics) -> APIRoute
     @router.get("/models")
     def models(caller: Caller = admin) -> ModelsAnswer:
         """Return the models that are served, and how they did beside the one that answers."""
-        return ModelsAnswer(models=_standings(service, caller.tenant))
+        return ModelsAnswer(models=_model_summaries(service, caller.tenant))
 
     @router.get("/overview")
     def overview(caller: Caller = admin) -> OverviewAnswer:
@@ -113,7 +113,7 @@ def admin_routes(service: Service, access: Access, metrics: Metrics) -> APIRoute
             accuracy=[_span(accuracy) for accuracy in (seen.over_time(served.basis, since) if seen else [])],
             seconds=SPAN,
             load=[_load(span) for span in metrics.load()],
-            models=_standings(service, caller.tenant),
+            models=_model_summaries(service, caller.tenant),
         )
 
     return router
@@ -266,7 +266,7 @@ def _reranked(request: RerankRequest, result: ScoredCandidates) -> RerankAnswer:
     )
 
 
-def _standings(service: Service, tenant: str) -> list[ModelSummary]:
+def _model_summaries(service: Service, tenant: str) -> list[ModelSummary]:
     comparisons = compare_models(service.store, service.models, tenant, service.table)
     return [ModelSummary(**one.to_json()) for one in comparisons]
 

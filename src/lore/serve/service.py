@@ -114,7 +114,7 @@ class Service:
         Raises:
             StoreError: the store holds vectors of another encoder, or is damaged.
         """
-        self.run, self.store, self._pause = run, store, released
+        self.run, self.store, self._released = run, store, released
         require_encoder(run, encoder)
         store.require_encoder(run.basis.encoder)
         self._embeddings = Embeddings.load(run.folder / "embeddings")
@@ -166,18 +166,18 @@ class Service:
             ErasedError: the user was erased, so that `min_version` will never be known.
             ConfigError: there is no such model.
         """
-        standing = self.store.events.state(tenant, user)
-        if standing.version < min_version:
+        stored = self.store.events.state(tenant, user)
+        if stored.version < min_version:
             if user is not None and self.store.events.is_erased(tenant, user):
                 raise ErasedError("this user was erased; the version that is asked for will not come")
             raise NotYetError(f"version {min_version} of these weights is not known here yet; ask again")
-        served = self.models.of(standing.served) if model is None else self.models.named(model)
-        if user is None or standing.version == 0:
+        served = self.models.of(stored.served) if model is None else self.models.named(model)
+        if user is None or stored.version == 0:
             return _population_state(served)
         key = (tenant, user, served.version)
         with self._lock:
             state = self._states.get(key)
-        if state is None or state.version != standing.version:
+        if state is None or state.version != stored.version:
             state = self._learned(tenant, user, served)
             with self._lock:
                 self._states[key] = state
@@ -318,7 +318,7 @@ class Service:
 
     def overwrite(self) -> None:
         """Overwrite what was removed from the database, while others go on."""
-        with self._pause():
+        with self._released():
             self.store.vacuum()
 
 

@@ -192,7 +192,7 @@ def _table(
     count = len(usable_rows["train"])
     texts = [text for split in _SPLITS for number in usable_rows[split] for text in rows[split].responses[number]]
     if embeddings is not None:
-        vectors, reference = _given(embeddings, rows, usable_rows)
+        vectors, reference = _read_embeddings(embeddings, rows, usable_rows)
         made_by: Mapping[str, str | int] = {"encoder": "given files", "dtype": str(vectors.dtype)}
     else:
         vectors, reference, made_by = _encoded(rows, usable_rows, folder, config, progress)
@@ -208,7 +208,7 @@ def _table(
     )
 
 
-def _given(
+def _read_embeddings(
     folder: Path, rows: Mapping[str, Scored], usable_rows: Mapping[str, list[int]]
 ) -> tuple[Tensor, Tensor | None]:
     """Embeddings that were made elsewhere: eight rows a prompt, in the order of the data set."""
