@@ -133,7 +133,7 @@ def test_a_large_table_stays_where_it_is_and_gives_the_same_pairs(monkeypatch: p
         expected = found[torch.from_numpy(table.chosen)] - found[torch.from_numpy(table.rejected)]
         with monkeypatch.context() as patch:
             small = Pairs.from_embeddings(table, store)
-            patch.setattr("lore.pairs.table._COPIED", 0)
+            patch.setattr("lore.pairs.table.COPIED", 0)
             large = Pairs.from_embeddings(table, store)
         assert large.vectors is store.vectors
         strict = torch.from_numpy(table.chosen != table.rejected)
