@@ -81,3 +81,42 @@ def test_splits_that_the_data_cannot_carry_are_refused() -> None:
         split(one_group)
     with pytest.raises(DataError, match="no training or no test"):
         split(one_group, by="user")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_variants_of_a_test_response_are_not_in_training(seed: int) -> None:
+    rows = small_rows(users=8, prompts=12)
+    variants = ["The Same  Answer", "the same answer ", "\uff34he same\u00a0answer"]
+    for number, row in enumerate(rows):
+        if number % 12 < len(variants):
+            row["chosen"] = variants[number % 12]
+    pairs = embedded(rows)
+    parts = split(pairs, unseen=0, test=0.5, seed=seed)
+    learned, tested = (
+        {int(pairs.response[row]) for side in (part.chosen, part.rejected) for row in side}
+        for part in (parts.seen_train, parts.seen_test)
+    )
+    assert not learned & tested
+    distinct = {text for row in rows for text in (row["chosen"], row["rejected"])}
+    assert len(pairs.response.unique()) == len(distinct) - 2
+
+
+@pytest.mark.parametrize("source", ["comparisons", "ratings"])
+def test_no_response_of_a_user_is_on_both_sides_of_a_split_by_user(source: str) -> None:
+    rows = small_rows(users=6, prompts=8) if source == "comparisons" else rating_rows(prompt=True)
+    name = "chosen" if source == "comparisons" else "response"
+    for number, row in enumerate(rows):
+        if number % 3 == 0:
+            row[name] = "again"
+    pairs = embedded(rows)
+    parts = split(pairs, unseen=0, test=0.4, by="user")
+    mentions = [
+        {
+            (user, int(pairs.response[row]))
+            for side in (part.chosen, part.rejected)
+            for user, row in zip(part.user.tolist(), side.tolist(), strict=True)
+        }
+        for part in (parts.seen_train, parts.seen_test)
+    ]
+    assert all(mentions)
+    assert not mentions[0] & mentions[1]

@@ -1,6 +1,7 @@
 """Messages of a conversation: a role and a content each; one parser of them, and one hash of a conversation."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
@@ -58,6 +59,11 @@ def _parse_message(name: str, message: Any, check_text: Callable[[str, Any], str
 def text_of(messages: Messages) -> str:
     """Return the contents of messages, without their roles."""
     return messages[0][1] if len(messages) == 1 else "\n".join(content for _, content in messages)
+
+
+def folded(text: str) -> str:
+    """Return a text without differences of case, white space and Unicode form (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def compact_messages(messages: Messages, role: str) -> Content:

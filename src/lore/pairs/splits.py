@@ -183,7 +183,7 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
 
 
 def _split_by_user(pairs: Pairs, test: float, rng: np.random.Generator) -> tuple[Pairs, Pairs, int]:
-    """Each user's own groups, at least one of them in training."""
+    """Each user's own groups, at least one of them in training; no response of a user is on both sides."""
     if pairs.ratings is not None:
         raters, groups = pairs.ratings.user.numpy(), pairs.group[pairs.ratings.row].numpy()
     else:
@@ -199,6 +199,24 @@ def _split_by_user(pairs: Pairs, test: float, rng: np.random.Generator) -> tuple
     shared = len(np.intersect1d(owned[is_test, 1], owned[~is_test, 1]))
     in_test = torch.from_numpy(is_test[code.ravel()]).to(pairs.user.device)
     if pairs.ratings is not None:
-        return pairs.redraw(stream=1, mask=~in_test), pairs.redraw(stream=2, mask=in_test), shared
+        held_out = pairs.redraw(stream=2, mask=in_test)
+        seen = torch.isin(_user_responses(pairs, pairs.ratings.user, pairs.ratings.row), _tested(held_out))
+        return pairs.redraw(stream=1, mask=~in_test & ~seen), held_out, shared
     first, second = in_test.view(2, -1)
-    return pairs.select(~first & ~second), pairs.select(first & second), shared
+    held_out = pairs.select(first & second)
+    leaking = [torch.isin(_user_responses(pairs, pairs.user, row), _tested(held_out)) for row in _sides(pairs)]
+    return pairs.select(~first & ~second & ~torch.stack(leaking).any(dim=0)), held_out, shared
+
+
+def _sides(pairs: Pairs) -> list[Tensor]:
+    return [pairs.chosen] if pairs.rejected is None else [pairs.chosen, pairs.rejected]
+
+
+def _user_responses(pairs: Pairs, user: Tensor, row: Tensor) -> Tensor:
+    """Return a number for each mention of a response by a user, equal for the same response of the same user."""
+    return user * (int(pairs.response.max()) + 1) + pairs.response[row]
+
+
+def _tested(test: Pairs) -> Tensor:
+    """Return the numbers of all responses of users in test pairs."""
+    return torch.cat([_user_responses(test, test.user, row) for row in _sides(test)])

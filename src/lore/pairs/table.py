@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lore.data.messages import text_of
+from lore.data.messages import folded, text_of
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.embedding.tokens import DROPPED
@@ -33,7 +33,7 @@ class Pairs:
         label: probability that chosen is preferred, `[pairs]`.
         users: ids; some may have no pairs.
         group: what may not be split over train and test, `[rows]`.
-        response: equal for rows with the same response text, `[rows]`.
+        response: equal for rows whose response texts differ at most in case, white space and Unicode form, `[rows]`.
         length: characters of the response, `[rows]`, or None where it is not known.
         ratings: where the pairs are all that was drawn from ratings, those; None for a selection of them.
         comparison: number of the comparison that each pair was made from, `[pairs]`; None for those drawn from ratings.
@@ -88,7 +88,8 @@ class Pairs:
             StoreError: a conversation has not been embedded.
         """
         rows = embeddings.rows(preferences)
-        lengths = torch.tensor([len(text_of(turns)) for turns in preferences.responses])
+        texts = [text_of(messages) for messages in preferences.responses]
+        lengths = torch.tensor([len(text) for text in texts])
         row_response = torch.from_numpy(preferences.row_response)
         vectors, position = _gather_table(embeddings.vectors, rows)
         size = len(vectors)
@@ -101,7 +102,7 @@ class Pairs:
             label=torch.from_numpy(preferences.label).float(),
             users=tuple(preferences.users),
             group=_scatter_rows(torch.from_numpy(preferences.row_group), position, size),
-            response=_scatter_rows(row_response, position, size),
+            response=_scatter_rows(_variants(texts)[row_response], position, size),
             length=_scatter_rows(lengths[row_response].float(), position, size),
             comparison=torch.arange(len(preferences)),
         )
@@ -310,6 +311,12 @@ def _gather_table(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     if len(rows) * vectors.shape[1] * vectors.element_size() > COPIED or torch.equal(rows, torch.arange(len(vectors))):
         return vectors, rows
     return vectors[rows], torch.arange(len(rows))
+
+
+def _variants(texts: Sequence[str]) -> Tensor:
+    """Return a number for each text, `[texts]`, equal for those that differ in case, white space and Unicode form."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(folded(text), len(numbers)) for text in texts], dtype=torch.long)
 
 
 def _scatter_rows(values: Tensor, position: Tensor, size: int) -> Tensor:
