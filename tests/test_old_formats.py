@@ -105,9 +105,9 @@ def test_old_checkpoints_are_gone_on_from(tmp_path: Path) -> None:
 
 
 def test_the_arguments_of_an_old_run_that_no_version_had_are_refused() -> None:
-    with pytest.raises(RunError, match="unknown argument `colour`"):
+    with pytest.raises(RunError, match="unknown argument 'colour'"):
         TrainConfig.from_json({"colour": "red"})
-    with pytest.raises(ConfigError, match="unknown choice of the encoder `colour`"):
+    with pytest.raises(ConfigError, match="unknown choice of the encoder 'colour'"):
         TrainConfig.from_json({"encoding": {"colour": "red"}})
     assert TrainConfig.from_json({"encoding": {"on_long": "drop", "compile": True}}).encoding.truncation == "drop"
 
@@ -135,7 +135,7 @@ def test_what_is_not_understood_is_refused_with_the_remedy(run: Path, name: str)
     for change, words in (
         (
             lambda value: {**(value if isinstance(value, dict) else {"ids": value}), "colour": "red"},
-            "unknown field `colour`",
+            "unknown field 'colour'",
         ),
         (lambda value: {"format": 1}, "has no field"),  # noqa: ARG005
         (lambda value: 3, "must be a JSON object|missing or damaged"),  # noqa: ARG005
