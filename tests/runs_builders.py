@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
 
+from builders import HashEncoder
 from lore.runs.config import TrainConfig
 
-CONFIG = TrainConfig(ranks=(1, 2), unseen=0.25)
+CONFIG = TrainConfig(encoder=HashEncoder(), ranks=(1, 2), unseen=0.25)
 
 
 def rows_of(path: Path):

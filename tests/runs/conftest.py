@@ -9,13 +9,6 @@ from lore.runs.rewards import PersonalRewards
 from lore.runs.training import train
 
 
-@pytest.fixture(autouse=True)
-def quick_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoders by name are quick ones."""
-    for module in ("lore.embedding.store", "lore.runs.rewards"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
-
-
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which even users like long responses and odd ones short ones."""

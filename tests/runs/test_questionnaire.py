@@ -14,12 +14,8 @@ from lore.runs.training import train
 
 
 @pytest.mark.parametrize("family", ["simplex", "gaussian"])
-def test_a_questionnaire_learns_a_person_from_few_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Any
-) -> None:
-    for module in ("lore.embedding.store", "lore.runs.rewards"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
-    config = TrainConfig(family=family, ranks=(1, 2), unseen=0.25)
+def test_a_questionnaire_learns_a_person_from_few_answers(tmp_path: Path, family: Any) -> None:
+    config = TrainConfig(encoder=HashEncoder(), family=family, ranks=(1, 2), unseen=0.25)
     run = train(load_with_issues(small_rows(users=24)), tmp_path / "run", config).folder
     questions = Questionnaire(run, "new")
     before = questions.weights()
@@ -32,7 +28,7 @@ def test_a_questionnaire_learns_a_person_from_few_answers(
     assert len(seen) == 6
     rows = questions.comparisons()
     assert all(len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in rows)
-    rewards = PersonalRewards.load(run)
+    rewards = PersonalRewards.load(run, HashEncoder())
     texts = ["apple bread cloud dream eagle 1", "bread 1"]
     vectors = rewards.embed("Say 1", texts)
     mine, population = (rewards.run.basis.rewards(vectors, weights) for weights in (questions.weights(), before))

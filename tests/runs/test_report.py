@@ -2,8 +2,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from builders import HashEncoder, small_rows
 from lore.data.formats import load_with_issues
 from lore.evaluation.summary import headline
@@ -42,12 +40,10 @@ def test_a_report_says_whether_probabilities_mean_what_they_say(tmp_path: Path) 
     assert "Do probabilities mean what they say?" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_people_without_tastes_of_their_own_get_a_report_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
+def test_people_without_tastes_of_their_own_get_a_report_as_well(tmp_path: Path) -> None:
     rows = [{**row, "user_id": f"p{at % 24}"} for at, row in enumerate(small_rows(users=1, prompts=240))]
-    found = train(load_with_issues(rows), tmp_path / "run", TrainConfig(family="gaussian", unseen=0.25))
+    config = TrainConfig(encoder=HashEncoder(), family="gaussian", unseen=0.25)
+    found = train(load_with_issues(rows), tmp_path / "run", config)
     assert found.sweep.chosen.basis.rank == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     people = report["users"]

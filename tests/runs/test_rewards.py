@@ -53,11 +53,10 @@ def test_candidates_are_a_list_of_texts_that_can_be_encoded(rewards: PersonalRew
     assert rewards.each([], [], []) == []
 
 
-def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("lore.embedding.store", "lore.runs.rewards"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda *_: HashEncoder())
-    config = TrainConfig(family="gaussian", ranks=(1, 2), unseen=0.25)
-    rewards = PersonalRewards.load(train(load_with_issues(small_rows(users=24)), tmp_path / "run", config).folder)
+def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path) -> None:
+    config = TrainConfig(encoder=HashEncoder(), family="gaussian", ranks=(1, 2), unseen=0.25)
+    run = train(load_with_issues(small_rows(users=24)), tmp_path / "run", config).folder
+    rewards = PersonalRewards.load(run, HashEncoder())
     texts = ["apple bread cloud dream eagle 1", "bread 1", "kettle"]
     known, stranger = (rewards.rerank(user, "Say 1", texts) for user in ("u1", "nobody"))
     for found in (known, stranger):
@@ -80,8 +79,11 @@ def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path, monkeypatch: py
     assert sum(same) == pytest.approx(1)
 
     run = tmp_path / "run"
-    personalize_step(run, load_with_issues(small_rows(users=2, prompts=3)).preferences, replace_known=True)
-    assert PersonalRewards.load(run).rerank("u1", "Say 1", texts).intervals is None  # the run has not kept what from
+    preferences = load_with_issues(small_rows(users=2, prompts=3)).preferences
+    personalize_step(run, preferences, replace_known=True, encoder=HashEncoder())
+    assert (
+        PersonalRewards.load(run, HashEncoder()).rerank("u1", "Say 1", texts).intervals is None
+    )  # it does not store what from
 
 
 def test_where_nothing_tells_people_apart_no_interval_pretends_to() -> None:

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from builders import small_rows
+from builders import HashEncoder, small_rows
 from lore.data.formats import load, load_with_issues
 from lore.errors import ConfigError, DataError, RunError
 from lore.fitting.personalize import fit_weights
@@ -29,9 +29,9 @@ def test_people_who_are_known_are_learned_anew_only_when_asked_for(tmp_path: Pat
     train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
     known = load(small_rows(users=1, prompts=2))
     with pytest.raises(RunError, match="'u0'"):
-        personalize_step(tmp_path / "run", known)
+        personalize_step(tmp_path / "run", known, encoder=HashEncoder())
     before = Run.load(tmp_path / "run").weights_of("u0")
-    assert personalize_step(tmp_path / "run", known, replace_known=True) == 1
+    assert personalize_step(tmp_path / "run", known, replace_known=True, encoder=HashEncoder()) == 1
     assert not torch.equal(Run.load(tmp_path / "run").weights_of("u0"), before)
 
 
@@ -41,9 +41,9 @@ def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) ->
     nothing = [row | {"weight": 0.0} for row in small_rows(users=2) if row["user_id"] == "u0"]
     nothing.append({"user_id": "new", "prompt": "p", "chosen": "same", "rejected": "same"})
     with pytest.raises(DataError, match="no usable comparison"):
-        personalize_step(tmp_path / "run", load(nothing), replace_known=True)
+        personalize_step(tmp_path / "run", load(nothing), replace_known=True, encoder=HashEncoder())
     told = [row for row in small_rows(users=2, prompts=2) if row["user_id"] == "u1"]
-    assert personalize_step(tmp_path / "run", load(nothing + told), replace_known=True) == 1
+    assert personalize_step(tmp_path / "run", load(nothing + told), replace_known=True, encoder=HashEncoder()) == 1
     after = Run.load(tmp_path / "run")
     assert "new" not in after.users
     assert torch.equal(after.weights_of("u0"), before.weights_of("u0"))
@@ -61,7 +61,7 @@ def test_the_steps_do_what_the_whole_does(tmp_path: Path) -> None:
     assert found["seen_train"].mean > 0.9
     assert {result.model for result in sweep_step(tmp_path / "run", [1])} >= {"pooled", "wrong_user"}
     newcomers = [row | {"user_id": "new-" + row["user_id"]} for row in small_rows(users=2)]
-    assert personalize_step(tmp_path / "run", load(newcomers)) == 2
+    assert personalize_step(tmp_path / "run", load(newcomers), encoder=HashEncoder()) == 2
     run = Run.load(tmp_path / "run")
     assert "new-u1" in run.users
     torch.testing.assert_close(run.weights_of("new-u1"), run.weights_of("u1"), atol=1e-2, rtol=0)

@@ -16,10 +16,8 @@ from lore.runs.training import train
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder())
-    monkeypatch.setattr("lore.runs.rewards.load_encoder", lambda *_: HashEncoder())
-    config = TrainConfig(family="simplex", ranks=(2,), unseen=0.25)
+def run_folder(tmp_path: Path) -> Path:
+    config = TrainConfig(encoder=HashEncoder(), family="simplex", ranks=(2,), unseen=0.25)
     return train(load_with_issues(small_rows(users=24)), tmp_path / "run", config).folder
 
 
@@ -66,7 +64,7 @@ def test_trl_trains_on_the_rewards_of_the_person_in_each_row(run_folder: Path, t
     trainer = trained(tiny_models.save(tmp_path / "policy", "causal"), watched, tmp_path / "out")
     assert trainer.state.global_step == 2
     assert len(seen) == 2
-    rewards = PersonalRewards.load(run_folder)
+    rewards = PersonalRewards.load(run_folder, HashEncoder())
     for users, prompts, completions, found in seen:
         assert set(users) <= {"u0", "u1"}
         expected = [

@@ -12,10 +12,10 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as serialize
 from torch import Tensor
-from torch.nn import functional
 
 from lore.errors import ConfigError, DataError, RunError, ShapeError
 from lore.files import read_json, replacing, write_json, write_text
+from lore.solvers.products import product
 
 Family = Literal["simplex", "gaussian"]
 FORMAT = 1
@@ -80,7 +80,7 @@ class RewardBasis:
     def coordinates(self, embeddings: Tensor) -> Tensor:
         """Rewards along each direction, `[responses, columns]`, of embeddings `[responses, dim]`."""
         self._check_dim(embeddings)
-        return functional.linear(embeddings, self.vectors.T.to(embeddings).contiguous())
+        return product(embeddings, self.vectors.to(embeddings))
 
     def common_rewards(self, embeddings: Tensor) -> Tensor:
         """Return the part of the reward that does not depend on the user, `[responses]`."""

@@ -92,7 +92,9 @@ def list_tokens(url: str) -> list[str]:
     """Return a line for each token, without its secret."""
     with _opened(url) as database:
         store = database.store
-        return [_token_line(token) for token in store.tokens.all()] or ["there are no tokens; make one with --create"]
+        return [_token_line(token) for token in store.tokens.all()] or [
+            "there are no tokens; make one with `lore token RUN --create TENANT`"
+        ]
 
 
 def _token_line(token: Token) -> str:

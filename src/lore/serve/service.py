@@ -21,6 +21,7 @@ from lore.fitting.personalize import UserWeights, fit_weights
 from lore.pairs.table import Pairs
 from lore.runs.artifacts import Run
 from lore.runs.data import comparisons_of_run
+from lore.runs.folder import RunFolder
 from lore.runs.rewards import Reranked, require_encoder, reranked
 from lore.serve.admission import Released
 from lore.serve.learning import pairs_of_events
@@ -117,12 +118,13 @@ class Service:
         self.run, self.store, self._released = run, store, released
         require_encoder(run, encoder)
         store.require_encoder(run.basis.encoder)
-        self._embeddings = Embeddings.load(run.folder / "embeddings")
+        self._folder = RunFolder(run.folder)
+        self._embeddings = Embeddings.load(self._folder.embeddings)
         self.vectors = Vectors(encoder, self._stored_vectors, released)
         self._states: OrderedDict[tuple[str, str, str], UserState] = OrderedDict()
         self._lock = threading.Lock()
         self._writer = Writer(store.events, released)
-        self.preferences = load(run.folder / "preferences.parquet")
+        self.preferences = load(self._folder.preferences)
         self._pool: Pool | None = None
         self._import()
         self.models = ModelRegistry(store)
@@ -304,7 +306,7 @@ class Service:
     def reload_run(self, preferences: Preferences) -> None:
         """Go on with a table from which a user was erased."""
         self.preferences = preferences
-        self._embeddings = Embeddings.load(self.run.folder / "embeddings")
+        self._embeddings = Embeddings.load(self._folder.embeddings)
 
     def erase(self, tenant: str, user: str) -> Receipt:
         """Remove a user from the database, and from memory."""

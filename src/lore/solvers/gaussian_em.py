@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lore.solvers.gaussian_weights import gaussian_weights
 from lore.solvers.objective import working_dtype
+from lore.solvers.products import adjoint, product
 from lore.solvers.user_problems import UserProblems
 
 MAX_FEATURES = 80
@@ -55,16 +56,19 @@ def principal_features(vectors: Tensor, max_features: int = MAX_FEATURES) -> Fea
 
     Exact singular values are found for the smaller side: O(rows · dim · min(rows, dim)).
     """
-    centered = vectors.double()
-    centered = centered - centered.mean(0)
-    gram = centered.T @ centered if centered.shape[1] <= centered.shape[0] else centered @ centered.T
+    rows, dim = vectors.shape
+    mean = adjoint(vectors, torch.full((rows, 1), 1 / rows, dtype=torch.float64, device=vectors.device)).squeeze(1)
+    centered = vectors.double() - mean
+    # A centered table times anything is the table times that, less the mean's part; the adjoint needs no correction.
+    gram = adjoint(vectors, centered) if dim <= rows else product(vectors, centered.T) - centered @ mean
     values, eigenvectors = torch.linalg.eigh(gram)
     mask = values.flip(0) > 1e-10 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
     count = max(min(max_features, int(mask.sum())), 1)
     directions = eigenvectors.flip(1)[:, :count]
-    if len(gram) != centered.shape[1]:
-        directions = torch.nn.functional.normalize(centered.T @ directions, dim=0)
-    spread = (centered @ directions).square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    if dim > rows:
+        directions = torch.nn.functional.normalize(adjoint(vectors, directions - directions.mean(0)), dim=0)
+    features = product(vectors, directions) - mean @ directions
+    spread = features.square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return Features((directions / spread).to(working_dtype(vectors.dtype)))
 
 

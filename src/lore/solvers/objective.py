@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_BLOCK_ROWS = 1_024  # of embeddings in one block of a product
+from lore.solvers.products import adjoint, product
 
 Average = Literal["users", "pairs"]
 PenaltyKind = Literal["distance", "cosine"]
@@ -104,10 +104,7 @@ class Likelihood:
 
     def project(self, basis: Tensor) -> Tensor:
         """Differences in coordinates of the basis, `[pairs, rank]`, for a basis `[dim, rank]`."""
-        # A contiguous transpose makes the product of a tall and a skinny matrix about twice as fast on CPUs.
-        columns = basis.T.contiguous()
-        blocks = [self.vectors] if self.vectors.dtype == basis.dtype else self.vectors.split(_BLOCK_ROWS)
-        coordinates = torch.cat([functional.linear(block.to(basis.dtype), columns) for block in blocks])
+        coordinates = product(self.vectors, basis)
         if self.rejected is None:
             return coordinates.index_select(0, self.chosen)
         return coordinates.index_select(0, self.chosen) - coordinates.index_select(0, self.rejected)
@@ -118,7 +115,7 @@ class Likelihood:
         rows.index_add_(0, self.chosen, values)
         if self.rejected is not None:
             rows.index_add_(0, self.rejected, values, alpha=-1)
-        return _tall_product(rows, self.vectors).T
+        return adjoint(self.vectors, rows)
 
     def margins(self, projected: Tensor, weights: Tensor) -> Tensor:
         """Reward of chosen minus reward of rejected, `[pairs]`, from `project` and weights `[users, rank]`."""
@@ -141,26 +138,6 @@ class Likelihood:
         margin = self.margins(projected, weights)
         slope = self.share * pair_slope(margin, self.label, self.temperature)
         return torch.zeros_like(weights).index_add_(0, self.user, slope[:, None] * projected)
-
-
-def _tall_product(values: Tensor, vectors: Tensor) -> Tensor:
-    """`values.T @ vectors` for many rows and few columns, `[columns, dim]`, block by block of rows.
-
-    Each block stays in the cache: two thirds of the time that one product over all rows takes on CPUs. Vectors of half
-    precision are widened block by block.
-    """
-    blocks, rest = divmod(len(vectors), _BLOCK_ROWS)
-    if vectors.dtype != values.dtype:
-        product = torch.zeros(values.shape[1], vectors.shape[1], dtype=values.dtype, device=values.device)
-        for part, block in zip(values.split(_BLOCK_ROWS), vectors.split(_BLOCK_ROWS), strict=True):
-            product.addmm_(part.T, block.to(values.dtype))
-        return product
-    if blocks == 0:
-        return values.T @ vectors
-    whole = blocks * _BLOCK_ROWS
-    stacked = values[:whole].view(blocks, _BLOCK_ROWS, -1).transpose(1, 2)
-    product = torch.bmm(stacked, vectors[:whole].view(blocks, _BLOCK_ROWS, -1)).sum(dim=0)
-    return product + values[whole:].T @ vectors[whole:] if rest else product
 
 
 def penalty(vectors: Tensor, reference: Tensor, strength: float, kind: PenaltyKind) -> ValueAndGradient:

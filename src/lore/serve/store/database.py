@@ -71,7 +71,7 @@ class Database:
             except CommandError:
                 self._release()
                 raise StoreError(
-                    f"{self.name}: belongs to a newer version of LoRe; install that version, or give another --database"
+                    f"{self.name}: belongs to a newer version of LoRe; install that version, or give another `database`"
                 ) from None
 
     def _release(self) -> None:
