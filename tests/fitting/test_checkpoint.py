@@ -150,7 +150,7 @@ def test_fits_that_share_passes_are_there_as_soon_as_each_is_done(planted: Pairs
     paths = [tmp_path / f"{rank}.safetensors" for rank in (1, 3)]
     fits = iterate_fits(planted, configs, checkpoints=paths)
     assert next(fits)[0] == 0
-    stopped = mock.patch("lore.fitting.simplex_descent.evaluate_many", side_effect=KeyboardInterrupt)
+    stopped = mock.patch("lore.fitting.simplex_descent.evaluate_and_solve", side_effect=KeyboardInterrupt)
     with stopped, pytest.raises(KeyboardInterrupt):
         next(fits)
     assert [path.exists() for path in paths] == [False, True]

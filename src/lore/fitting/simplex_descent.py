@@ -12,6 +12,7 @@ from lore.fitting.simplex_problem import (
     Request,
     SimplexProblem,
     UserState,
+    evaluate_and_solve,
     evaluate_many,
     project,
     project_transposed,
@@ -177,6 +178,11 @@ class SimplexDescent:
             return
         self._step(evaluation)
 
+    @property
+    def minimum(self) -> Request:
+        """The problem at the minimum, once it is done."""
+        return Request(self._problem, self.result.point, self.state)
+
     def _begin_round(self, start: Tensor) -> None:
         self.state = replace(self.state, tolerance=_INNER_TOLERANCE * self._tolerance)
         self._basis, self._lowest = start, math.inf
@@ -231,17 +237,54 @@ class SimplexDescent:
 
 def descend(descents: Sequence[SimplexDescent]) -> None:
     """Run minimizations over the same pairs to their ends, evaluating all of them in the same passes."""
-    for _ in iterate_ends(descents):
-        pass
+    while active := [descent for descent in descents if not descent.done]:
+        evaluations = evaluate_many([descent.ask() for descent in active])
+        for descent, evaluation in zip(active, evaluations, strict=True):
+            descent.tell(evaluation)
 
 
-def iterate_ends(descents: Sequence[SimplexDescent]) -> Iterator[int]:
-    """Run minimizations over the same pairs, all in the same passes; yield the number of each as it ends."""
-    while active := [number for number, descent in enumerate(descents) if not descent.done]:
-        evaluations = evaluate_many([descents[number].ask() for number in active])
-        for number, evaluation in zip(active, evaluations, strict=True):
+@dataclass(frozen=True)
+class Minimum:
+    """A minimum, with the users' weights solved there.
+
+    Attributes:
+        request: the problem, its basis and the state of its users.
+        loss: mean loss on the pairs, a scalar in float64.
+        weights: of the users, `[users, rank]` in float64.
+        gap: certified gap; None for a problem that is not strongly convex.
+    """
+
+    request: Request
+    loss: Tensor
+    weights: Tensor
+    gap: float | None
+
+
+def iterate_minima(descents: Sequence[SimplexDescent]) -> Iterator[tuple[int, Minimum]]:
+    """Run minimizations over the same pairs, all in the same passes; yield the number and minimum of each as it ends.
+
+    The weights at a minimum are solved in a pass that the other minimizations share.
+    """
+    ended: list[int] = []
+    while True:
+        active = [number for number, descent in enumerate(descents) if not descent.done]
+        if not active and not ended:
+            return
+        convex = [number for number in ended if descents[number].minimum.problem.is_strongly_convex]
+        others = [number for number in ended if number not in convex]
+        evaluations, solved = evaluate_and_solve(
+            [*(descents[number].ask() for number in active), *(descents[number].minimum for number in convex)],
+            [descents[number].minimum for number in others],
+        )
+        for number, evaluation in zip(active, evaluations, strict=False):
             descents[number].tell(evaluation)
-        yield from (number for number in active if descents[number].done)
+        for number, evaluation in zip(convex, evaluations[len(active) :], strict=True):
+            request = descents[number].minimum
+            gap = request.problem.certified_gap(evaluation)
+            yield number, Minimum(request, evaluation.loss, evaluation.weights, gap)
+        for number, at_minimum in zip(others, solved, strict=True):
+            yield number, Minimum(descents[number].minimum, at_minimum.loss, at_minimum.weights, None)
+        ended = [number for number in active if descents[number].done]
 
 
 def preconditioner(problem: SimplexProblem, basis: Tensor, spectrum: Spectrum, loss_curvature: float) -> Preconditioner:

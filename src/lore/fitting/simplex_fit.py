@@ -13,16 +13,19 @@ from lore.fitting.basis import RewardBasis, reference_basis
 from lore.fitting.checkpoint import Checkpoint
 from lore.fitting.config import RANKS, Fit, FitConfig
 from lore.fitting.likelihood import likelihood
-from lore.fitting.simplex_descent import STARTS, SimplexDescent, StartPlan, descend, iterate_ends, starting_bases
+from lore.fitting.simplex_descent import (
+    STARTS,
+    Minimum,
+    SimplexDescent,
+    StartPlan,
+    descend,
+    iterate_minima,
+    starting_bases,
+)
 from lore.fitting.simplex_problem import (
-    Evaluation,
     Regularization,
-    Request,
     SimplexProblem,
-    SolvedLoss,
     UserState,
-    evaluate_many,
-    solve_many,
 )
 from lore.fitting.validation import FitData, start_around, tuned_strengths
 from lore.solvers.lbfgs import OptimizeResult
@@ -149,9 +152,8 @@ def iterate_resolved(
         )
         for number, one in enumerate(resolved)
     ]
-    for number in iterate_ends(descents):
-        request = Request(starts[number].problem, descents[number].result.point, descents[number].state)
-        yield number, _fit(resolved[number], request, descents[number].result)
+    for number, minimum in iterate_minima(descents):
+        yield number, _fit(resolved[number], minimum, descents[number].result)
 
 
 @dataclass(frozen=True)
@@ -226,20 +228,11 @@ def _anchor(data: FitData, resolved: ResolvedConfig) -> Tensor:
     return start_around(data, data, resolved.config, regularization.strength)
 
 
-def _solved(request: Request) -> tuple[SolvedLoss | Evaluation, float | None]:
-    """Return the weights at a minimum, and its certified gap; None for a problem that is not strongly convex."""
-    if not request.problem.is_strongly_convex:
-        return solve_many([request])[0], None
-    evaluation = evaluate_many([request])[0]
-    return evaluation, request.problem.certified_gap(evaluation)
-
-
-def _fit(resolved: ResolvedConfig, request: Request, minimum: OptimizeResult) -> Fit:
-    config, problem, regularization = resolved.config, request.problem, resolved.regularization
-    population = request.state.population
-    solved, gap = _solved(request)
-    reached = minimum.optimality if gap is None else gap
-    converged = minimum.converged or reached <= config.tolerance
+def _fit(resolved: ResolvedConfig, minimum: Minimum, result: OptimizeResult) -> Fit:
+    config, problem, regularization = resolved.config, minimum.request.problem, resolved.regularization
+    point, population, gap = minimum.request.basis, minimum.request.state.population, minimum.gap
+    reached = result.optimality if gap is None else gap
+    converged = result.converged or reached <= config.tolerance
     if not converged:
         warnings.warn(
             f"rank {config.rank} stopped at optimality {reached:.1e} above the tolerance {config.tolerance:.1e}; "
@@ -248,24 +241,24 @@ def _fit(resolved: ResolvedConfig, request: Request, minimum: OptimizeResult) ->
             stacklevel=2,
         )
     basis = RewardBasis(
-        vectors=minimum.point,
-        center=torch.zeros_like(minimum.point[:, 0]),
-        population=population.to(minimum.point),
+        vectors=point,
+        center=torch.zeros_like(point[:, 0]),
+        population=population.to(point),
         family="simplex",
         rank=config.fixed_rank,
         temperature=config.temperature,
         weight_strength=regularization.weight_strength,
     )
-    objective = solved.loss + problem.penalty(minimum.point) + problem.shrinkage(population, solved.weights)
+    objective = minimum.loss + problem.penalty(point) + problem.shrinkage(population, minimum.weights)
     return Fit(
         basis=basis,
-        weights=solved.weights.to(minimum.point),
-        loss=float(solved.loss),
+        weights=minimum.weights.to(point),
+        loss=float(minimum.loss),
         objective=float(objective),
         gap=gap,
-        optimality=minimum.optimality,
+        optimality=result.optimality,
         converged=converged,
-        history=minimum.history,
+        history=result.history,
         strength=regularization.strength,
         weight_strength=regularization.weight_strength,
         validation=resolved.validation,

@@ -178,21 +178,6 @@ class Request:
     state: UserState
 
 
-def evaluate_many(requests: Sequence[Request]) -> list[Evaluation]:
-    """Evaluate problems over the same pairs, in two passes over the embeddings for all of them."""
-    projected = project([request.problem for request in requests], [request.basis for request in requests])
-    losses = [_loss(request, columns) for request, columns in zip(requests, projected, strict=True)]
-    slopes = [
-        request.problem.likelihood.slopes(solved.margin, solved.weights.to(request.basis))
-        for request, solved in zip(requests, losses, strict=True)
-    ]
-    gradients = project_transposed([request.problem for request in requests], slopes)
-    return [
-        _evaluation(request, solved, gradient)
-        for request, solved, gradient in zip(requests, losses, gradients, strict=True)
-    ]
-
-
 @dataclass(frozen=True)
 class SolvedLoss:
     """Loss (a scalar in float64), margins `[pairs]` and weights `[users, rank]` at a basis."""
@@ -202,10 +187,36 @@ class SolvedLoss:
     weights: Tensor
 
 
+def evaluate_many(requests: Sequence[Request]) -> list[Evaluation]:
+    """Evaluate problems over the same pairs, in two passes over the embeddings for all of them."""
+    return evaluate_and_solve(requests, [])[0]
+
+
 def solve_many(requests: Sequence[Request]) -> list[SolvedLoss]:
     """Solve the weights of problems over the same pairs, in one pass over the embeddings."""
+    return evaluate_and_solve([], requests)[1]
+
+
+def evaluate_and_solve(
+    evaluated: Sequence[Request], solved: Sequence[Request]
+) -> tuple[list[Evaluation], list[SolvedLoss]]:
+    """Evaluate some problems, and solve the weights alone of others over the same pairs, in the same passes."""
+    requests = [*evaluated, *solved]
     projected = project([request.problem for request in requests], [request.basis for request in requests])
-    return [_loss(request, columns) for request, columns in zip(requests, projected, strict=True)]
+    losses = [_loss(request, columns) for request, columns in zip(requests, projected, strict=True)]
+    if not evaluated:
+        return [], losses
+    at_evaluated, at_solved = losses[: len(evaluated)], losses[len(evaluated) :]
+    slopes = [
+        request.problem.likelihood.slopes(loss.margin, loss.weights.to(request.basis))
+        for request, loss in zip(evaluated, at_evaluated, strict=True)
+    ]
+    gradients = project_transposed([request.problem for request in evaluated], slopes)
+    evaluations = [
+        _evaluation(request, loss, gradient)
+        for request, loss, gradient in zip(evaluated, at_evaluated, gradients, strict=True)
+    ]
+    return evaluations, at_solved
 
 
 def project(problems: Sequence[SimplexProblem], bases: Sequence[Tensor]) -> tuple[Tensor, ...]:
