@@ -93,6 +93,18 @@ def test_gaussian_weights_are_found_with_fewer_or_more_pairs_than_columns(column
     assert float(hasty.gap.max()) > tolerance  # which says that more iterations are needed
 
 
+@pytest.mark.parametrize("scale", [100.0, 1_000.0])
+@pytest.mark.parametrize("columns", [2, 9, 25])
+def test_margins_in_the_hundreds_that_contradict_are_solved(columns: int, scale: float) -> None:
+    rng = torch.Generator().manual_seed(8)
+    user = torch.arange(60).repeat_interleave(12)
+    projected = scale * torch.randn(len(user), columns, generator=rng, dtype=torch.float64)
+    offset = scale * torch.randn(len(user), generator=rng, dtype=torch.float64)
+    label = torch.randint(2, (len(user),), generator=rng).double()
+    found = gaussian_weights(UserProblems(user, label, torch.ones(len(user)), 60, 1.0), projected, offset, 1e-12)
+    assert float(found.gap.max()) <= 1e-12
+
+
 def test_a_hessian_that_is_too_old_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lore.solvers.gaussian_weights._CHORD", 1.0

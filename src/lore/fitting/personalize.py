@@ -1,18 +1,20 @@
 """`fit_weights`: adapt to users from their comparisons, the basis frozen; one function for tables and servers."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lore.errors import ConfigError, ShapeError
+from lore.errors import ConfigError, ConvergenceWarning, ShapeError
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import GAUSSIAN_TOLERANCE, gaussian_problems, likelihood, simplex_problems
 from lore.pairs.table import Pairs
-from lore.solvers.gaussian_weights import gaussian_covariance, gaussian_variances, gaussian_weights
+from lore.solvers.gaussian_weights import gaussian_covariance, gaussian_gaps, gaussian_variances, gaussian_weights
 from lore.solvers.simplex_weights import SimplexPrior, simplex_weights
 
 _TOLERANCE = 1e-7
+_UNSOLVED = 1e-6  # gap above which weights are not called found
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class UserWeights:
 
     Attributes:
         weights: `[users, columns]`; the population's for a user without pairs.
-        gap: upper bounds of how far each user's objective is above its minimum, `[users]`.
+        gap: upper bounds of how far each user's objective is above its minimum, `[users]`; for the gaussian family at
+            the weights as they are rounded here.
         pairs: the comparisons that the weights were learned from.
         basis: the frozen directions.
     """
@@ -79,14 +82,29 @@ def fit_weights(shots: Pairs, basis: RewardBasis, *, rank_only: bool = False) ->
     shots = shots.compact()
     projected, offset = project_on(shots, basis)
     if basis.family == "gaussian":
-        posterior = gaussian_weights(gaussian_problems(shots, basis.temperature), projected, offset, GAUSSIAN_TOLERANCE)
-        return UserWeights(posterior.weights.to(projected), posterior.gap, shots, basis)
+        choices = gaussian_problems(shots, basis.temperature)
+        posterior = gaussian_weights(choices, projected, offset, GAUSSIAN_TOLERANCE)
+        _warn_of_unsolved(posterior.gap)
+        weights = posterior.weights.to(projected)
+        return UserWeights(weights, gaussian_gaps(choices, projected, offset, weights), shots, basis)
     problems = simplex_problems(shots, basis.temperature)
     prior = SimplexPrior(
         basis.population, torch.full((len(shots.users),), basis.weight_strength, device=projected.device)
     )
     solution = simplex_weights(problems, projected, prior, _TOLERANCE)
+    _warn_of_unsolved(solution.gap)
     return UserWeights(solution.weights.to(projected), solution.gap, shots, basis)
+
+
+def _warn_of_unsolved(gap: Tensor) -> None:
+    """Warn of users whose weights were not found."""
+    if unsolved := int((gap > _UNSOLVED).sum()):
+        warnings.warn(
+            f"weights of {unsolved} of {len(gap)} users were not found: their gap, up to {float(gap.max()):.1e}, is "
+            f"above {_UNSOLVED:.0e}; margins are very large: scale the basis down, or raise its `temperature`",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 def project_on(pairs: Pairs, basis: RewardBasis) -> tuple[Tensor, Tensor]:

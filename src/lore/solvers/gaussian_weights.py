@@ -12,6 +12,8 @@ from lore.solvers.user_problems import BLOCK_PAIRS, DAMPING, PaddedBatch, UserPr
 
 _SMALL = 100_000  # numbers of a block whose Hessian costs little
 
+_SHORTEST = 2.0**-40  # part of a Newton step, below which rounding decides
+_ROUNDING = 1e-13  # of an objective, relative to it
 _CHORD = 0.01  # a Newton step that shrinks the gap to less is followed by one with the same Hessian
 
 
@@ -39,12 +41,13 @@ def gaussian_weights(
     *,
     start: Tensor | None = None,
     moments: bool = False,
-    max_iterations: int = 50,
+    max_iterations: int = 100,
 ) -> Posterior:
     """Minimize, for every user, `|w|^2 / 2` plus the summed loss: the posterior mode under w ~ N(0, I).
 
     Newton's method, all users of a block at once. As the objective is 1-strongly convex, `|gradient|^2 / 2` bounds how
-    far it is above its minimum; steps are shortened until that falls (Nocedal and Wright 2006, section 11.2).
+    far it is above its minimum. Steps are shortened until the objective falls enough (Nocedal and Wright 2006, section
+    3.1), not that bound: on the way to the minimum of large margins it may have to rise.
 
     Args:
         problems: the users' own; `share` holds what each pair counts in the sum (its weight over the tempering).
@@ -81,6 +84,7 @@ class _NewtonState(NamedTuple):
         slope: coordinates of the gradient by the weights, `[users, k]`.
         gradient: by the coordinates, `[users, k]`.
         gap: half of the squared length of the gradient by the weights, `[users]`.
+        objective: `[users]`.
     """
 
     point: Tensor
@@ -88,6 +92,7 @@ class _NewtonState(NamedTuple):
     slope: Tensor
     gradient: Tensor
     gap: Tensor
+    objective: Tensor
 
 
 class _PrimalNewton:
@@ -121,7 +126,8 @@ class _PrimalNewton:
     def state(self, point: Tensor, margin: Tensor) -> _NewtonState:
         """Return the state at coordinates and their margins."""
         slope = point + self.block.gradient(margin)
-        return _NewtonState(point, margin, slope, slope, slope.square().sum(1) / 2)
+        objective = point.square().sum(1) / 2 + self.block.loss(margin)
+        return _NewtonState(point, margin, slope, slope, slope.square().sum(1) / 2, objective)
 
     def step(self, precision: "_Precision", state: _NewtonState) -> Tensor:
         """Newton's step, `[users, k]`."""
@@ -148,7 +154,9 @@ class _DualNewton(_PrimalNewton):
     def state(self, point: Tensor, margin: Tensor) -> _NewtonState:
         slope = point + self.block.slope(margin)
         gradient = self.along(slope)
-        return _NewtonState(point, margin, slope, gradient, (slope * gradient).sum(1) / 2)
+        squared_length = (point * (margin - self.block.offset)).sum(1)
+        objective = squared_length / 2 + self.block.loss(margin)
+        return _NewtonState(point, margin, slope, gradient, (slope * gradient).sum(1) / 2, objective)
 
     def step(self, precision: "_Precision", state: _NewtonState) -> Tensor:
         root = precision.root
@@ -173,9 +181,10 @@ def _newton(
             precision = _Precision(problem.block, state.margin)
         step, length = problem.step(precision, state), torch.ones_like(state.gap)
         moved = problem.moved(state, step, length)
-        while bool((too_far := moved.gap > _armijo_bound(state.gap, length, tolerance)).any()):
+        while bool((too_far := _is_too_far(state, moved, step, length)).any()):
             if is_fresh:
-                length = torch.where(too_far, length / 2, length)
+                shorter = torch.where(length > _SHORTEST, length / 2, 0.0)
+                length = torch.where(too_far, shorter, length)
             else:
                 precision, is_fresh = _Precision(problem.block, state.margin), True
                 step = problem.step(precision, state)
@@ -184,9 +193,10 @@ def _newton(
     return problem.weights(state.point), state.gap
 
 
-def _armijo_bound(gap: Tensor, length: Tensor, tolerance: float) -> Tensor:
-    """Return the gaps that steps of some length have to reach: lower ones, or small ones."""
-    return (gap * (1 - 2 * ARMIJO * length)).clamp(min=tolerance)
+def _is_too_far(state: _NewtonState, moved: _NewtonState, step: Tensor, length: Tensor) -> Tensor:
+    """Return True for users whose step, of some length, does not lower the objective enough, `[users]`."""
+    enough = ARMIJO * length * (state.gradient * step).sum(1) + _ROUNDING * state.objective
+    return (moved.objective > state.objective + enough) & (length > 0)
 
 
 class _Precision:
@@ -242,6 +252,15 @@ class _Precision:
             return torch.linalg.solve_triangular(self.factor, self._scaled, upper=False)
         identity = torch.eye(self.factor.shape[1], dtype=self.factor.dtype, device=self.factor.device)
         return torch.linalg.solve_triangular(self.factor, identity.expand_as(self.factor), upper=False)
+
+
+def gaussian_gaps(problems: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
+    """Upper bounds of how far the users' objectives are above their minima at given weights, `[users]` in float64."""
+    gap = weights.double().square().sum(1) / 2
+    for block in problems.blocks(projected, offset):
+        point = weights[block.users].double()
+        gap[block.users] = _PrimalNewton(block).state(point, block.margins(point)).gap
+    return gap
 
 
 def gaussian_covariance(problems: UserProblems, projected: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
