@@ -113,7 +113,15 @@ def read_split(path: Path, data: str, pairs: Pairs) -> Split:
         raise DataError(f"{path}: {error}") from None
 
 
-def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, by: SplitBy = "group") -> Split:
+def split(
+    pairs: Pairs,
+    unseen: float = 0.2,
+    test: float = 0.3,
+    seed: int = 0,
+    by: SplitBy = "group",
+    *,
+    rotation: tuple[int, int] = (0, 1),
+) -> Split:
     """Split into seen and unseen users, and into training and test groups.
 
     No group (prompt, or item) of a test pair is in training, nor any response of it; pairs that straddle are dropped
@@ -125,6 +133,8 @@ def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, b
         test: share of the groups that are held out, above 0 and below 1.
         seed: of the split.
         by: "group" or "user".
+        rotation: `(number, count)`: of `count` splits that hold out other users and groups in turn, the `number`-th.
+            If both shares are `1 / count` or more, every user is unseen in one of them, and every group in test.
 
     Raises:
         ConfigError: a share is out of its range.
@@ -137,11 +147,12 @@ def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, b
     if by not in ("group", "user"):
         raise ConfigError(f"`by` must be 'group' or 'user', got {by!r}")
     rng = np.random.default_rng(seed)
-    seen_users, unseen_users = _split_users(pairs, unseen, rng)
+    turn = rotation[0] / rotation[1]
+    seen_users, unseen_users = _split_users(pairs, unseen, rng, turn)
     if by == "user":
-        train, held_out, shared = _split_by_user(pairs, test, rng)
+        train, held_out, shared = _split_by_user(pairs, test, rng, turn)
     else:
-        train, held_out, shared = _split_by_group(pairs, test, rng)
+        train, held_out, shared = _split_by_group(pairs, test, rng, turn)
     parts = {
         "seen_train": train.for_users(seen_users),
         "seen_test": held_out.for_users(seen_users),
@@ -157,7 +168,7 @@ def split(pairs: Pairs, unseen: float = 0.2, test: float = 0.3, seed: int = 0, b
     return Split(**parts, dropped=total - len(train) - len(held_out), shared=shared)
 
 
-def _split_users(pairs: Pairs, unseen: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _split_users(pairs: Pairs, unseen: float, rng: np.random.Generator, turn: float) -> tuple[Tensor, Tensor]:
     users = len(pairs.users)
     needed = 2 if unseen > 0 else 1
     if users < needed:
@@ -165,11 +176,11 @@ def _split_users(pairs: Pairs, unseen: float, rng: np.random.Generator) -> tuple
             f"too few users for a split with unseen ones ({users} of {needed}); add users, or use `unseen=0`"
         )
     held_out = min(max(round(unseen * users), 1), users - 1) if unseen > 0 else 0
-    order = rng.permutation(users)
+    order = np.roll(rng.permutation(users), -round(turn * users))
     return torch.from_numpy(np.sort(order[held_out:])), torch.from_numpy(np.sort(order[:held_out]))
 
 
-def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tuple[Pairs, Pairs, int]:
+def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator, turn: float) -> tuple[Pairs, Pairs, int]:
     # Groups are drawn in order of their first row, so that the split does not depend on how they are numbered.
     groups, number = np.unique(pairs.group.cpu().numpy(), return_inverse=True)
     if len(groups) < 2:
@@ -178,11 +189,11 @@ def _split_by_group(pairs: Pairs, test: float, rng: np.random.Generator) -> tupl
         )
     count = min(max(round(test * len(groups)), 1), len(groups) - 1)
     is_test = np.zeros(len(groups), dtype=bool)
-    is_test[rng.permutation(len(groups))[:count]] = True
+    is_test[np.roll(rng.permutation(len(groups)), -round(turn * len(groups)))[:count]] = True
     return *pairs.split_by_rows(torch.from_numpy(is_test[number]).to(pairs.group.device)), 0
 
 
-def _split_by_user(pairs: Pairs, test: float, rng: np.random.Generator) -> tuple[Pairs, Pairs, int]:
+def _split_by_user(pairs: Pairs, test: float, rng: np.random.Generator, turn: float) -> tuple[Pairs, Pairs, int]:
     """Each user's own groups, at least one of them in training; no response of a user is on both sides."""
     if pairs.ratings is not None:
         raters, groups = pairs.ratings.user.numpy(), pairs.group[pairs.ratings.row].numpy()
@@ -195,7 +206,8 @@ def _split_by_user(pairs: Pairs, test: float, rng: np.random.Generator) -> tuple
     position = np.empty(len(owned), dtype=np.int64)
     position[order] = np.arange(len(owned)) - np.repeat(np.cumsum(counts) - counts, counts)
     wanted = np.minimum(np.maximum(np.round(test * counts), 1), counts - 1)
-    is_test = position < wanted[owned[:, 0]]
+    count = counts[owned[:, 0]]
+    is_test = (position - np.round(turn * count).astype(np.int64)) % count < wanted[owned[:, 0]]
     shared = len(np.intersect1d(owned[is_test, 1], owned[~is_test, 1]))
     in_test = torch.from_numpy(is_test[code.ravel()]).to(pairs.user.device)
     if pairs.ratings is not None:
