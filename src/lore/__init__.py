@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from lore.data.preferences import Preferences
     from lore.embedding import Embeddings, Encoder, encode
     from lore.errors import ConvergenceWarning, LoreError
+    from lore.evaluation.evaluator import Result
     from lore.evaluation.metrics import Accuracy, accuracy
-    from lore.evaluation.sweep import Result, sweep
+    from lore.evaluation.sweep import sweep
     from lore.fitting.active import Question, next_comparison
     from lore.fitting.basis import RewardBasis
     from lore.fitting.config import Fit, FitConfig
@@ -67,7 +68,7 @@ __getattr__, __dir__ = lazy_exports(
         "PersonalRewards": "runs.rewards",
         "Preferences": "data.preferences",
         "Question": "fitting.active",
-        "Result": "evaluation.sweep",
+        "Result": "evaluation.evaluator",
         "RewardBasis": "fitting.basis",
         "Run": "runs.artifacts",
         "Split": "pairs",

@@ -1,10 +1,7 @@
-import math
-
 import pytest
 import torch
 
-from lore.evaluation.diagnostics import collapse, learning_curve
-from lore.evaluation.metrics import Accuracy
+from lore.evaluation.diagnostics import collapse, has_tastes, learning_curve
 from lore.fitting.basis import RewardBasis
 from lore.fitting.config import Fit
 from lore.pairs.table import Pairs
@@ -48,17 +45,15 @@ def test_equal_directions_have_cosine_one_and_people_at_corners_no_entropy() -> 
     assert collapsed.weight_entropy == pytest.approx(1)
 
 
-def accuracies(gain: float, people: int, spread: float, seed: int) -> Accuracy:
-    noise = spread * torch.randn(people, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Accuracy(0.6 + gain + noise, 0.0, 0.0, 0.0, 0)
+def gains(gain: float, users: int, spread: float, seed: int) -> torch.Tensor:
+    noise = spread * torch.randn(users, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return gain + noise
 
 
 def test_a_planted_learning_curve_is_found_and_what_twice_as_many_bring_is_predicted() -> None:
-    baseline = Accuracy(torch.full((400,), 0.6, dtype=torch.float64), 0.0, 0.0, 0.0, 0)
     inside = 0
     for seed in range(20):
-        by_shots = {n: accuracies(0.1 * n / (n + 8), 400, 0.05, 100 * seed + n) for n in (1, 2, 5, 10, 20)}
-        found = learning_curve(by_shots, baseline)
+        found = learning_curve({n: gains(0.1 * n / (n + 8), 400, 0.05, 100 * seed + n) for n in (1, 2, 5, 10, 20)})
         assert found is not None
         assert found.shots == 40
         assert found.gain == pytest.approx(0.1 * 40 / 48, abs=0.02)
@@ -66,9 +61,17 @@ def test_a_planted_learning_curve_is_found_and_what_twice_as_many_bring_is_predi
     assert inside >= 16
 
 
-def test_too_few_points_or_people_have_no_curve() -> None:
-    baseline = Accuracy(torch.full((10,), 0.6, dtype=torch.float64), 0.0, 0.0, 0.0, 0)
-    two = {n: accuracies(0.1, 10, 0.0, n) for n in (1, 2)}
-    assert learning_curve(two, baseline) is None
-    few = Accuracy(torch.full((10,), math.nan, dtype=torch.float64), 0.0, 0.0, 0.0, 0)
-    assert learning_curve(dict.fromkeys((1, 2, 5), few), baseline) is None
+def test_too_few_points_or_users_have_no_curve() -> None:
+    assert learning_curve({n: gains(0.1, 10, 0.0, n) for n in (1, 2)}) is None
+    assert learning_curve({n: gains(0.1, 4, 0.0, n) for n in (1, 2, 5)}) is None
+
+
+def test_users_whose_rewards_differ_by_rounding_alone_have_no_tastes() -> None:
+    pairs = spread_pairs(6)
+    rng = torch.Generator().manual_seed(0)
+    common = torch.randn(6, 1, generator=rng, dtype=torch.float64)
+    apart = torch.randn(6, 3, generator=rng, dtype=torch.float64)
+    weights = torch.softmax(torch.randn(40, 3, generator=rng, dtype=torch.float64), dim=1)
+    assert not has_tastes(fit_of(common + 3e-7 * apart, weights, "simplex"), pairs)
+    assert has_tastes(fit_of(common + 0.05 * apart, weights, "simplex"), pairs)
+    assert not has_tastes(fit_of(common + apart, torch.full_like(weights, 1 / 3), "simplex"), pairs)

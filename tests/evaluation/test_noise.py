@@ -50,6 +50,16 @@ def test_people_who_are_alike_have_no_spread() -> None:
     assert found.tie == 0
 
 
+def test_few_users_who_choose_as_the_model_says_are_hardly_ever_called_surely_different() -> None:
+    sure = []
+    for seed in range(60):
+        found = learn_noise(*planted(20, 10, 1.0, 0.0, 0.0, seed)[:2])
+        assert found.sure is None
+        sure.append(float(((found.low > 1) | (found.high < 1)).double().mean()))
+    assert sum(share >= 0.9 for share in sure) <= 3
+    assert sum(sure) / len(sure) < 0.06
+
+
 def test_margins_in_other_units_give_temperatures_in_those() -> None:
     pairs, margin, _ = planted(80, 100, 1.0, 0.4, 0.3)
     one, other = learn_noise(pairs, margin), learn_noise(pairs, 2 * margin, temperature=2.0)

@@ -8,7 +8,6 @@ from builders import small_rows
 from lore.data.formats import load, load_with_issues
 from lore.embedding import Embeddings
 from lore.errors import ConfigError, DataError, MissingExtra, RunError, UnknownUser
-from lore.evaluation.summary import headline
 from lore.fitting.personalize import fit_weights
 from lore.runs.artifacts import Run
 from lore.runs.training import train
@@ -16,16 +15,17 @@ from runs_builders import CONFIG, rows_of
 
 
 def test_the_main_job_leaves_all_that_it_promises(tmp_path: Path) -> None:
-    outcome = train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG, title="small")
+    outcome = train(load_with_issues(small_rows(users=40)), tmp_path / "run", CONFIG, title="small")
     names = {entry.name for entry in outcome.folder.iterdir()}
     assert names == {
         "preferences.parquet", "model", "users", "embeddings", "split.json", "report.json", "report.html", "run.json",
+        "users.csv",
     }  # fmt: skip
     report = rows_of(outcome.folder)
     assert {"lore", "data", "encoder", "config", "results", "seconds"} <= report.keys()
-    assert report["data"]["users"] == 24
-    assert report["headline"] == outcome.headline == headline(outcome.sweep)
-    assert "Personalizing helps" in outcome.headline
+    assert report["data"]["users"] == 40
+    assert report["headline"] == outcome.finding.headline
+    assert "Personalizing helps" in outcome.finding.headline
     for result in report["results"]:
         assert {"model", "rank", "shots", "setting", "accuracy", "low", "high", "users", "pairs"} <= result.keys()
 

@@ -139,6 +139,7 @@ class SplitOptions:
     unseen: Annotated[float, typer.Option(help="Share of users kept out of learning the basis.")] = 0.2
     test: Annotated[float, typer.Option(help="Share of groups held out.")] = 0.3
     pairs_per_user: Annotated[int, typer.Option(help="Pairs drawn from a user's ratings, in each part.")] = 200
+    min_pairs: Annotated[int, typer.Option(help="Leave users with fewer test pairs out of accuracies.")] = 5
 
     def arguments(self) -> dict[str, Any]:
         """Return the options as arguments of `TrainConfig`."""
@@ -147,6 +148,7 @@ class SplitOptions:
             "unseen": self.unseen,
             "test": self.test,
             "pairs_per_user": self.pairs_per_user,
+            "min_pairs": self.min_pairs,
         }
 
 

@@ -11,7 +11,7 @@ from lore.cli.application import with_options_named
 
 if TYPE_CHECKING:
     from lore.data.checks import CheckReport
-    from lore.evaluation.sweep import Result
+    from lore.evaluation.evaluator import Result
     from lore.progress import Progress
     from lore.runs.training import TrainOutcome
 
@@ -82,27 +82,38 @@ def show_check(report: "CheckReport") -> None:
 
 def show_outcome(outcome: "TrainOutcome") -> None:
     """Print the results of a run, its headline, and where the report is."""
-    chosen = outcome.sweep.chosen.basis
-    show_results([result for result in outcome.sweep.results if result.shots is None], (chosen.family, chosen.rank))
+    chosen, sweep = outcome.sweep.chosen.basis, outcome.sweep
+    shown = (sweep.chosen_model, chosen.rank)
+    show_results([result for result in sweep.results if result.shots is None], shown)
     if outcome.split.dropped:
         typer.echo(f"\n{outcome.split.dropped:,} pairs straddle training and test and were dropped.")
-    typer.echo(f"\n{outcome.headline}\nReport: {outcome.folder / 'report.html'}")
+    typer.echo(f"\n{outcome.finding.headline}")
+    for caution in outcome.cautions:
+        typer.echo(f"- {with_options_named(caution)}")
+    typer.echo(f"Report: {outcome.folder / 'report.html'}")
 
 
 def show_results(results: Sequence["Result"], chosen: tuple[str, int] | None = None) -> None:
-    """Print accuracies as a table, a row a model and a column a setting."""
+    """Print accuracies as a table, a row a model and a column a setting, with a legend of both."""
     from rich.console import Console
     from rich.table import Table
 
+    from lore.evaluation.sentences import model_label
+    from lore.evaluation.summary import SETTINGS
+
     settings = list(dict.fromkeys(result.setting for result in results))
-    table = Table("model", *settings, box=None, title="Accuracy, % (95 % interval)", title_justify="left")
+    title = "Accuracy, % (95 % interval for new users and new prompts)"
+    table = Table("model", *(SETTINGS[setting][0] for setting in settings), box=None, title=title, title_justify="left")
     cells: dict[str, dict[str, str]] = {}
     for result in results:
-        rank = result.rank or "without tastes"
-        name = f"{result.model} {rank}" if result.model in ("simplex", "gaussian") else result.model
+        name = model_label(result.model, result.rank)
         name += " (chosen)" if (result.model, result.rank) == chosen else ""
         interval = f" ({100 * result.low:.1f}-{100 * result.high:.1f})" if result.low == result.low else ""
-        cells.setdefault(name, {})[result.setting] = f"{100 * result.accuracy:.1f}{interval}"
+        mean = f"{100 * result.accuracy:.1f}" if result.accuracy == result.accuracy else "-"
+        cells.setdefault(name, {})[result.setting] = f"{mean}{interval}"
     for name, row in cells.items():
         table.add_row(name, *(row.get(setting, "") for setting in settings))
-    Console(highlight=False, width=max(Console().width, 96)).print(table)
+    console = Console(highlight=False, width=max(Console().width, 120))
+    console.print(table)
+    for setting in settings:
+        console.print(f"{SETTINGS[setting][0]}: {SETTINGS[setting][1]}.", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Baselines and controls: models that must not do well unless something leaks."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,8 @@ from lore.solvers.gaussian_em import principal_features
 
 _VARIANCES = (0.01, 0.1, 1.0, 10.0)  # of the prior of `per_user_baseline`, on features of unit scale
 _DEFAULT_VARIANCE = 0.1  # if there is nothing to choose by
+_EXCHANGES = 8  # other users whose weights each user is given: one alone is a noisy control
+_PRIOR_COMPARISONS = 4.0  # that a win rate is shrunk by
 
 
 def with_random_labels(pairs: Pairs, seed: int) -> Pairs:
@@ -23,24 +26,46 @@ def with_random_labels(pairs: Pairs, seed: int) -> Pairs:
     return replace(pairs, label=torch.where(swap, 1 - pairs.label, pairs.label), ratings=None)
 
 
-def with_other_users_weights(weights: Tensor, trained: Pairs, seed: int) -> Tensor | None:
-    """Return weights in which each user with training pairs has those of another such user.
+def exchanged_weights(weights: Tensor, trained: Pairs, seed: int) -> Iterator[Tensor]:
+    """Yield weights in which each user with training pairs has those of another such user; no other user's twice.
 
     Args:
         weights: `[users, columns]`.
         trained: pairs that the weights were learned from.
-        seed: of the permutation.
+        seed: of the order in which they are handed on.
 
     Returns:
-        `[users, columns]`; None with fewer than two users to exchange.
+        At most eight times `[users, columns]`; nothing with fewer than two users to exchange.
     """
     with_pairs = torch.nonzero(trained.counts > 0).flatten().cpu()
-    if len(with_pairs) < 2:
-        return None
     order = with_pairs[torch.randperm(len(with_pairs), generator=torch.Generator().manual_seed(seed))]
-    exchanged = weights.clone()
-    exchanged[order] = exchanged[order.roll(1)]
-    return exchanged
+    for shift in range(1, min(_EXCHANGES, len(order) - 1) + 1):
+        exchanged = weights.clone()
+        exchanged[order] = exchanged[order.roll(shift)]
+        yield exchanged
+
+
+def item_rate_margins(pairs: Pairs, trained: Pairs) -> Tensor | None:
+    """Return how much more often the chosen response won in training than the rejected one, `[pairs]`.
+
+    Win rates are those of all users of `trained`, each shrunk toward one half by four comparisons, two of them won.
+
+    Returns:
+        None if responses have no rows of their own, or fewer than half of the pairs have one that was judged.
+    """
+    if pairs.rejected is None or trained.rejected is None or len(pairs) == 0:
+        return None
+    size = 1 + int(pairs.response.max())
+    total, won = (torch.zeros(size, dtype=torch.float64, device=pairs.label.device) for _ in range(2))
+    label = trained.label.double()
+    for row, share in ((trained.chosen, label), (trained.rejected, 1 - label)):
+        total.index_add_(0, trained.response[row], torch.ones_like(share))
+        won.index_add_(0, trained.response[row], share)
+    first, second = pairs.response[pairs.chosen], pairs.response[pairs.rejected]
+    if 2 * int(((total[first] > 0) | (total[second] > 0)).sum()) < len(pairs):
+        return None
+    rate = (won + _PRIOR_COMPARISONS / 2) / (total + _PRIOR_COMPARISONS)
+    return rate[first] - rate[second]
 
 
 def length_margins(pairs: Pairs) -> Tensor | None:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lore.evaluation.metrics import Accuracy
+from lore.evaluation.intervals import MIN_USERS
 from lore.fitting.config import Fit
 from lore.pairs.table import Pairs
 from lore.solvers import simplex
 
 _RESAMPLES = 500
+_SAMPLE = 4_096  # pairs on which rewards are compared
+_TASTE = 1e-3  # users' own part of rewards, relative to the common one, below which no prediction depends on it
 _HALVES = tuple(2 ** (step / 4) for step in range(-8, 49))  # comparisons at which half of what can be gained is
 
 
@@ -36,7 +39,7 @@ class Collapse:
 def collapse(fit: Fit, pairs: Pairs) -> Collapse:
     """Diagnostics of a fit, rewards being those of the differences in `pairs`."""
     basis = fit.basis
-    differences = pairs.sample(4_096).differences().double()
+    differences = pairs.sample(_SAMPLE).differences().double()
     weights = fit.weights.double().cpu()
     along = (differences @ basis.vectors.double().to(differences)).cpu()
     spread = torch.linalg.svdvals(along @ torch.linalg.qr(weights - weights.mean(0)).R.T)
@@ -49,6 +52,18 @@ def collapse(fit: Fit, pairs: Pairs) -> Collapse:
     if basis.family == "simplex" and basis.columns > 1:
         entropy = float(simplex.entropy(weights).mean()) / math.log(basis.columns)
     return Collapse(effective, float(cosines.max()) if basis.columns > 1 else 0.0, entropy)
+
+
+def has_tastes(fit: Fit, pairs: Pairs) -> bool:
+    """Return True if users' rewards differ by more than rounding: by a thousandth of what they have in common."""
+    differences = pairs.sample(_SAMPLE).differences().double()
+    basis, weights = fit.basis, fit.weights.double().to(differences.device)
+    along = differences @ basis.vectors.double().to(differences)
+    common = along @ weights.mean(0) + differences @ basis.center.double().to(differences)
+    centered = weights - weights.mean(0)
+    # Mean over users of the squared rewards of `along @ centered.T`, which is not formed.
+    own = torch.einsum("pi,ij,pj->", along, centered.T @ centered, along) / len(weights)
+    return bool(own > _TASTE**2 * common.square().sum())
 
 
 @dataclass(frozen=True)
@@ -74,13 +89,19 @@ class LearningCurve:
     high: float
 
 
-def learning_curve(by_shots: Mapping[int, Accuracy], baseline: Accuracy) -> LearningCurve | None:
-    """Fit a curve to gains after some numbers of comparisons; None with fewer than three numbers or five users."""
+def learning_curve(by_shots: Mapping[int, Tensor]) -> LearningCurve | None:
+    """Fit a curve to users' gains after some numbers of comparisons.
+
+    Args:
+        by_shots: gain of each user after a number of comparisons, `[users]`, of the same users for all numbers.
+
+    Returns:
+        None with fewer than three numbers or five users.
+    """
     counts = np.array(sorted(by_shots), dtype=float)
-    gains = torch.stack([by_shots[int(count)].per_user - baseline.per_user for count in counts]).numpy()
-    gains = gains[:, np.isfinite(gains).all(axis=0)]
-    if len(counts) < 3 or gains.shape[1] < 5:
+    if len(counts) < 3 or len(by_shots[int(counts[0])]) < MIN_USERS:
         return None
+    gains = torch.stack([by_shots[int(count)] for count in counts]).numpy()
     rng = np.random.default_rng(0)
     users = gains.shape[1]
     max_gain, half = _curve(counts, gains.mean(axis=1))

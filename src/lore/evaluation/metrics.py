@@ -1,35 +1,39 @@
-"""Accuracy, gain and log loss, with intervals over users."""
+"""Accuracy, gain and log loss, with intervals for new users and new prompts."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from lore.errors import ShapeError
+from lore.evaluation.intervals import LEVEL, Interval, Sample
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import likelihood
 from lore.fitting.personalize import UserWeights, project_on
 from lore.pairs.table import Pairs
 
-_RESAMPLES = 2_000
 _CERTAIN = 1e-12  # probabilities are kept this far from 0 and 1: one choice is not infinitely surprising
-_MIN_USERS = 5  # users from whom an interval is made
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Share of a user's pairs that a model orders as the user did, averaged over users.
 
+    Users count by the number of their pairs, as `lore.evaluation.intervals.Sample` says. A tie of rewards, or a
+    judgement that prefers neither, counts one half; the weight of a pair does not matter.
+
     Attributes:
-        per_user: `[users]`; NaN for a user without pairs. A tie counts one half.
-        mean: over users with pairs.
-        low: lower end of the 95 % interval of the mean, from a bootstrap over users; NaN with fewer than five users,
-            from whom nothing can be said about others.
+        per_user: `[users]`; NaN for a user without pairs.
+        mean: over the users who are counted.
+        low: lower end of the 95 % interval of the mean for new users and new prompts; NaN with fewer than five users.
         high: upper end.
         pairs: how many pairs it is from.
+        users: users who are counted.
+        left_out: users who have pairs, but too few.
+        equal: the mean in which each user counts alike.
+        these_prompts: interval of the mean for new users and the prompts that were tested.
+        right: 1 where a pair is ordered rightly, 1/2 for a tie, `[pairs]`.
+        sample: what each pair counts.
     """
 
     per_user: Tensor
@@ -37,32 +41,63 @@ class Accuracy:
     low: float
     high: float
     pairs: int
-
-    @property
-    def users(self) -> int:
-        """Users with pairs."""
-        return int(self.per_user.isfinite().sum())
+    users: int
+    left_out: int
+    equal: float
+    these_prompts: Interval
+    right: Tensor = field(repr=False)
+    sample: Sample = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean difference of two models' accuracies over the same users, with its 95 % interval."""
+    """Mean difference of two models' accuracies over the same pairs, with its intervals.
+
+    Attributes:
+        mean: over users, who count as in `Accuracy`.
+        low: lower end of the interval for new users and new prompts.
+        high: upper end.
+        users: users who are counted.
+        equal: the mean in which each user counts alike.
+        these_prompts: the interval for new users and the prompts that were tested.
+    """
 
     mean: float
     low: float
     high: float
     users: int
+    equal: float
+    these_prompts: Interval
 
 
 def margins(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> Tensor:
     """Reward of chosen minus reward of rejected, `[pairs]`, for `users` `[users, columns]` in the pairs' order."""
-    weights = users.weights if isinstance(users, UserWeights) else users
-    if pairs.dim != basis.dim:
-        raise ShapeError(f"the pairs have {pairs.dim} numbers an embedding and the basis {basis.dim}; use one encoder")
-    if weights.shape != (len(pairs.users), basis.columns):
-        raise ShapeError(f"`users` must be [{len(pairs.users)}, {basis.columns}], got {tuple(weights.shape)}")
-    projected, common = project_on(pairs, basis)
-    return likelihood(pairs, "pairs", basis.temperature).margins(projected, weights.to(projected)) + common
+    return ProjectedPairs(pairs, basis).margins(users)
+
+
+class ProjectedPairs:
+    """Pairs in coordinates of a basis, from one pass over the embeddings, for the weights of several models."""
+
+    def __init__(self, pairs: Pairs, basis: RewardBasis) -> None:
+        """Project the pairs.
+
+        Raises:
+            ShapeError: pairs and basis are of different embeddings.
+        """
+        if pairs.dim != basis.dim:
+            raise ShapeError(
+                f"the pairs have {pairs.dim} numbers an embedding and the basis {basis.dim}; use one encoder"
+            )
+        self._shape = (len(pairs.users), basis.columns)
+        self._projected, self._common = project_on(pairs, basis)
+        self._likelihood = likelihood(pairs, "pairs", basis.temperature)
+
+    def margins(self, users: UserWeights | Tensor) -> Tensor:
+        """Reward of chosen minus reward of rejected, `[pairs]`, for weights `[users, columns]`."""
+        weights = users.weights if isinstance(users, UserWeights) else users
+        if weights.shape != self._shape:
+            raise ShapeError(f"`users` must be {list(self._shape)}, got {tuple(weights.shape)}")
+        return self._likelihood.margins(self._projected, weights.to(self._projected)) + self._common
 
 
 def accuracy(pairs: Pairs, basis: RewardBasis, users: UserWeights | Tensor) -> Accuracy:
@@ -87,39 +122,52 @@ def correct(pairs: Pairs, margin: Tensor) -> Tensor:
     return (1 + margin.sign().double() * (pairs.label.double() - 1 / 2).sign()) / 2
 
 
-def accuracy_of_margins(pairs: Pairs, margin: Tensor) -> Accuracy:
+def accuracy_of_margins(pairs: Pairs, margin: Tensor, sample: Sample | None = None) -> Accuracy:
     """Return the accuracy of margins `[pairs]`."""
-    right = correct(pairs, margin)
-    total = torch.zeros(len(pairs.users), dtype=torch.float64, device=margin.device).index_add_(0, pairs.user, right)
-    per_user = total / pairs.counts  # 0 / 0 is NaN: a user without pairs
-    mean, low, high = interval(per_user)
-    return Accuracy(per_user, mean, low, high, len(pairs))
+    return accuracy_of_right(correct(pairs, margin), sample or Sample(pairs))
 
 
-def gain(model: Accuracy, baseline: Accuracy) -> Gain:
-    """Return the accuracy of `model` less that of `baseline`, paired over users."""
-    difference = model.per_user - baseline.per_user
-    return Gain(*interval(difference), users=int(difference.isfinite().sum()))
+def accuracy_of_right(right: Tensor, sample: Sample) -> Accuracy:
+    """Return the accuracy of a model that has the pairs of a sample right so far as `right` `[pairs]` says."""
+    estimate = sample.estimate(right)
+    new = estimate.new_prompts.within(0.0, 1.0)
+    return Accuracy(
+        per_user=torch.from_numpy(sample.per_user(right)),
+        mean=min(max(estimate.mean, 0.0), 1.0),  # without rounding
+        low=new.low,
+        high=new.high,
+        pairs=len(right),
+        users=sample.users,
+        left_out=sample.left_out,
+        equal=estimate.equal,
+        these_prompts=estimate.these_prompts.within(0.0, 1.0),
+        right=right,
+        sample=sample,
+    )
 
 
-def interval(per_user: Tensor) -> tuple[float, float, float]:
-    """Mean over users and its 95 % interval; the same resamples for the same number of users.
+def gain(model: Accuracy, baseline: Accuracy, level: float = LEVEL) -> Gain:
+    """Return the accuracy of `model` less that of `baseline` on the same pairs, with intervals of a level."""
+    sample = model.sample
+    estimate = sample.estimate(model.right - baseline.right, level)
+    new, these = (one.within(-1.0, 1.0) for one in (estimate.new_prompts, estimate.these_prompts))
+    return Gain(estimate.mean, new.low, new.high, sample.users, estimate.equal, these)
 
-    The percentile interval, wider for few users, so that it covers as Student's t does (Hesterberg 2015, section 4.4).
+
+def reachable(pairs: Pairs) -> Tensor:
+    """Return how far each pair can be had right at most, `[pairs]`: what a model of rewards cannot pass.
+
+    A judgement that prefers neither is half right whatever is predicted, and of a user's contradicting choices between
+    two responses the more frequent one can be right.
     """
-    values = per_user[per_user.isfinite()].cpu().numpy()
-    if len(values) < _MIN_USERS:
-        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
-    rng = np.random.default_rng(0)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(_RESAMPLES)]
-    tail = _tail(len(values))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(values.mean()), float(low), float(high)
-
-
-def _tail(users: int) -> float:
-    """Return the share that a percentile interval leaves out on each side."""
-    return float(ndtr(-stdtrit(users - 1, 0.975) * math.sqrt(users / (users - 1))))
+    towards = (pairs.label.double() - 1 / 2).sign()
+    if pairs.rejected is None or len(pairs) == 0:
+        return (1 + towards.abs()) / 2
+    first, second = torch.minimum(pairs.chosen, pairs.rejected), torch.maximum(pairs.chosen, pairs.rejected)
+    towards = torch.where(pairs.chosen == first, towards, -towards)
+    asked, number = torch.unique(torch.stack([pairs.user, first, second]), dim=1, return_inverse=True)
+    total = towards.new_zeros(asked.shape[1]).index_add_(0, number, towards)
+    return (1 + towards * total.sign()[number]) / 2
 
 
 def log_likelihood(pairs: Pairs, probability: Tensor) -> Tensor:

@@ -12,8 +12,12 @@ from lore.pairs.table import Pairs
 
 _GRID = 61  # of the logarithm of a temperature
 _WIDEST = 3.0  # of it, from zero
+_SPREADS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)  # over users, of that logarithm
+_UNLIKELY = 1e-6  # odds, relative to the likeliest, of a distribution that does not count
+_BLOCK = 8_192  # users at once
 _ITERATIONS = 500
 _STILL = 1e-6  # change of the learned parameters at which they are settled
+_COUNTED = 40  # users from whom on it is counted who is surely different: with fewer, the population is hardly known
 _TIE = 0.5  # the label of a judgement that prefers neither
 
 
@@ -27,7 +31,7 @@ class Noise:
         low: lower end of its 95 % interval, `[users]`.
         high: upper end, `[users]`.
         median: of the population.
-        spread: standard deviation of the logarithm over users; 0 where all are alike.
+        spread: standard deviation of the logarithm over users; near 0 where all are alike.
         tie: Davidson's parameter; 0 without ties.
     """
 
@@ -38,14 +42,21 @@ class Noise:
     spread: float
     tie: float
 
+    @property
+    def sure(self) -> tuple[int, int] | None:
+        """Users who surely choose more noisily than the model says, and less; None with too few users to count."""
+        if len(self.temperature) < _COUNTED:
+            return None
+        return int((self.low > 1).sum()), int((self.high < 1).sum())
+
 
 def learn_noise(pairs: Pairs, margins: Tensor, temperature: float = 1.0) -> Noise:
     """Noise and ties from choices whose margins were not learned from them.
 
     A user u chooses by margins x over `temperature * t_u`, with `log t_u ~ N(log median, spread^2)`. The probability of
     a tie is `tie / (exp(x / 2) + exp(-x / 2) + tie)` (Davidson 1970, equation 2.3). Without ties that is the model's
-    own link. Median, spread and tie are the likeliest, by expectation-maximization over a grid
-    of t. Pairs that share items count as the fewer independent ones that they are worth (`design_effect`).
+    own link. The tie parameter is the likeliest, by expectation-maximization over a grid of t; median and spread are
+    integrated over. Pairs that share items count as the fewer independent ones that they are worth (`design_effect`).
 
     Args:
         pairs: held-out choices; a label of 1/2 is a tie, others between 0 and 1 are odds of the two sides.
@@ -59,11 +70,22 @@ def learn_noise(pairs: Pairs, margins: Tensor, temperature: float = 1.0) -> Nois
         raise DataError("there are no choices to learn noise from; give held-out pairs")
     grid = torch.linspace(-_WIDEST, _WIDEST, _GRID, dtype=torch.float64, device=margins.device)
     choices = _Choices(pairs, margins.double() / temperature)
-    median, spread, tie = 0.0, 1.0, choices.ties
+    tie = _likeliest_tie(choices, grid)
     evidence = choices.log_likelihood(grid, tie)
+    population = _Population(grid, evidence[choices.has_choices])
+    share = population.posteriors(evidence)
+    tail = 0.025  # on each side of a 95 % interval
+    low, middle, high = (_quantile(grid, share, quantile).exp() for quantile in (tail, 0.5, 1 - tail))
+    return Noise(middle, low, high, population.median, population.spread, tie)
+
+
+def _likeliest_tie(choices: "_Choices", grid: Tensor) -> float:
+    """Return the likeliest tie parameter, by expectation-maximization over median, spread and tie; 0 without ties."""
+    if choices.ties == 0:
+        return 0.0
+    median, spread, tie = 0.0, 1.0, choices.ties
     for _ in range(_ITERATIONS):
-        odds = evidence - (grid - median).square() / (2 * spread**2)
-        share = torch.softmax(odds, dim=1)
+        share = torch.softmax(choices.log_likelihood(grid, tie) - (grid - median).square() / (2 * spread**2), dim=1)
         with_choices = share[choices.has_choices]
         mean = float((with_choices @ grid).mean())
         width = math.sqrt(float((with_choices @ (grid - mean).square()).mean()))
@@ -71,13 +93,46 @@ def learn_noise(pairs: Pairs, margins: Tensor, temperature: float = 1.0) -> Nois
         median, spread, tie = after
         if max(abs(new - old) for new, old in zip(after, before, strict=True)) < _STILL:
             break
-        if tie != before[2]:
-            evidence = choices.log_likelihood(grid, tie)
-    prior = torch.softmax(-(grid - median).square() / (2 * spread**2), dim=0)
-    share = torch.where(choices.has_choices[:, None], share, prior)
-    tail = 0.025  # on each side of a 95 % interval
-    low, middle, high = (_quantile(grid, share, quantile).exp() for quantile in (tail, 0.5, 1 - tail))
-    return Noise(middle, low, high, math.exp(median), spread, tie)
+    return tie
+
+
+class _Population:
+    """Normal distributions of the logarithm of users' temperatures, each with its probability given all choices.
+
+    Median and spread are integrated over, flat before any choice: with few users either could be of many values, and
+    plugged in as if it were known it would make every user look surely noisier, or surely steadier.
+
+    Attributes:
+        median: exponential of the mean of the distributions' means.
+        spread: mean of their standard deviations.
+    """
+
+    def __init__(self, grid: Tensor, evidence: Tensor) -> None:
+        means, spreads = torch.cartesian_prod(grid, torch.tensor(_SPREADS).to(grid)).T
+        priors = torch.softmax(-(grid - means[:, None]).square() / (2 * spreads[:, None].square()), dim=1)
+        log_odds = torch.zeros_like(means)
+        for block in evidence.split(_BLOCK):
+            log_odds += self._likelihood(block, priors)[1].log().sum(dim=0)
+        odds = torch.softmax(log_odds, dim=0)
+        likely = odds > _UNLIKELY * odds.max()
+        self._priors, self._odds = priors[likely], odds[likely] / odds[likely].sum()
+        self.median = math.exp(float(odds @ means))
+        self.spread = float(odds @ spreads)
+
+    def posteriors(self, evidence: Tensor) -> Tensor:
+        """Return what each user's temperature may be, `[users, grid]`, from log-likelihoods `[users, grid]`."""
+        shares = []
+        for block in evidence.split(_BLOCK):
+            chances, likelihood = self._likelihood(block, self._priors)
+            share = chances * ((self._odds / likelihood) @ self._priors)
+            shares.append(share / share.sum(dim=1, keepdim=True))
+        return torch.cat(shares)
+
+    @staticmethod
+    def _likelihood(evidence: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return likelihoods on the grid, up to a factor for each user, and those under each distribution."""
+        chances = (evidence - evidence.max(dim=1, keepdim=True).values).exp()
+        return chances, (chances @ priors.T).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 class _Choices:

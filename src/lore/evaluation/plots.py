@@ -9,8 +9,9 @@ import torch
 
 from lore.evaluation.calibration import Calibration
 from lore.evaluation.diagnostics import LearningCurve
+from lore.evaluation.evaluator import Result
 from lore.evaluation.summary import SETTINGS, ReportStatistics
-from lore.evaluation.sweep import Result, Sweep
+from lore.evaluation.sweep import Sweep
 
 _BLUE, _ORANGE, _GREY = "#2563a8", "#c2562d", "#8a94a3"
 
@@ -38,7 +39,7 @@ def _calibration_plot(calibrations: Mapping[str, Calibration]) -> str:
         axes.errorbar(measured.predicted, measured.observed, yerr=spread, label=label, **style)
     axes.set_xlabel("probability of the likelier answer, as predicted")
     axes.set_ylabel("share of choices that were so")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _legend(figure)
     return _svg(figure)
 
 
@@ -51,6 +52,16 @@ def _new_axes(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
     axes.grid(axis="y", color="#e6eaef", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _errors(middle: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the lengths of error bars, `[2, points]`, from their ends `[points, 2]`."""
+    return np.abs(ends - middle[:, None]).T
+
+
+def _legend(figure: Any) -> None:
+    """Show the legend above the plot, where it covers nothing."""
+    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=2)
 
 
 def _svg(figure: Any) -> str:
@@ -78,27 +89,38 @@ def _rank_plot(sweep: Sweep, settings: Sequence[str]) -> str:
         for result in sweep.results
         if result.shots is None and result.model in ("reference", "pooled", "simplex", "gaussian")
     ]
-    ranks = sorted({(result.model != "reference", result.model == "gaussian", result.rank or 0) for result in fitted})
-    places = {key: position for position, key in enumerate(ranks)}
+    ranks = sorted({_place(result) for result in fitted})
     for setting in settings:
-        results = [result for result in fitted if result.setting == setting]
-        x = [places[result.model != "reference", result.model == "gaussian", result.rank or 0] for result in results]
-        y = np.array([100 * result.accuracy for result in results])
-        error = np.array([[100 * (r.accuracy - r.low), 100 * (r.high - r.accuracy)] for r in results]).T
         color, line, marker = _STYLES[setting]
-        axes.errorbar(x, y, error, color=color, linestyle=line, marker=marker, capsize=3, label=SETTINGS[setting][0])
+        style = {"color": color, "linestyle": line, "marker": marker, "capsize": 3}
+        label: str | None = SETTINGS[setting][0]
+        for family in range(3):  # no curve runs from one kind of model to another
+            results = [one for one in fitted if one.setting == setting and _place(one)[0] == family]
+            results.sort(key=_place)
+            if results:
+                x = [ranks.index(_place(result)) for result in results]
+                y = np.array([100 * result.accuracy for result in results])
+                error = _errors(y, np.array([[100 * r.low, 100 * r.high] for r in results]))
+                axes.errorbar(x, y, error, label=label, **style)
+                label = None
     axes.set_xticks(range(len(ranks)), [_rank_name(key) for key in ranks])
     axes.set_xlabel("rank")
     axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _legend(figure)
     return _svg(figure)
 
 
-def _rank_name(key: tuple[bool, bool, int]) -> str:
-    fitted, gaussian, rank = key
-    if not fitted:
+def _place(result: Result) -> tuple[int, int]:
+    """Return the kind of a model, 0 for the reference, 1 for pooled and simplex, 2 for gaussian, and its rank."""
+    kind = {"reference": 0, "gaussian": 2}.get(result.model, 1)
+    return kind, result.rank or 0
+
+
+def _rank_name(place: tuple[int, int]) -> str:
+    kind, rank = place
+    if kind == 0:
         return "reference"
-    return f"gaussian {rank}" if gaussian else "pooled" if rank == 1 else str(rank)
+    return f"gaussian {rank}" if kind > 1 else "pooled" if rank == 1 else str(rank)
 
 
 def _gain_plot(sweep: Sweep, settings: Sequence[str]) -> str:
@@ -115,14 +137,14 @@ def _gain_plot(sweep: Sweep, settings: Sequence[str]) -> str:
     for number, setting in enumerate(tested):
         results = [result for result in shown if result.setting == setting]
         x = np.array([100 * (result.gain or 0.0) for result in results])
-        ends = np.array([[100 * (r.gain_low or 0.0), 100 * (r.gain_high or 0.0)] for r in results]).T
+        ends = np.array([[100 * (r.gain_low or 0.0), 100 * (r.gain_high or 0.0)] for r in results])
         y = [labels.index(_short(result)) + 0.24 * (number - 0.5) for result in results]
         color, _, marker = _STYLES[setting]
-        axes.errorbar(x, y, xerr=np.abs(ends - x), fmt=marker, color=color, capsize=3, label=SETTINGS[setting][0])
+        axes.errorbar(x, y, xerr=_errors(x, ends), fmt=marker, color=color, capsize=3, label=SETTINGS[setting][0])
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("gain over pooled, points")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _legend(figure)
     return _svg(figure)
 
 
@@ -142,7 +164,7 @@ def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
         points.append((curve.shots // 2, sweep.per_user.mean, sweep.per_user.low, sweep.per_user.high))
     shots = [count for count, *_ in points]
     y = np.array([100 * mean for _, mean, _, _ in points])
-    error = np.array([[100 * (mean - low), 100 * (high - mean)] for _, mean, low, high in points]).T
+    error = _errors(y, np.array([[100 * low, 100 * high] for *_, low, high in points]))
     axes.errorbar(
         shots, y, error, color=_ORANGE, marker="s", capsize=3, label=f"{results[0].model}, rank {results[0].rank}"
     )
@@ -162,13 +184,13 @@ def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
     axes.minorticks_off()
     axes.set_xlabel("comparisons of a new user")
     axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(figure)
     return _svg(figure)
 
 
 def _users_plot(sweep: Sweep) -> str:
     difference = 100 * (sweep.per_user.per_user - sweep.baseline.per_user)
-    values = difference[difference.isfinite()].numpy()
+    values = difference[torch.from_numpy(sweep.baseline.sample.is_counted)].numpy()
     figure, axes = _new_axes()
     edges = np.linspace(-1, 1, 26) * max(float(np.abs(values).max(initial=0.0)), 1.0)
     kinds = {"worse": (values < 0, _ORANGE), "same": (values == 0, _GREY), "better": (values > 0, _BLUE)}
@@ -177,18 +199,18 @@ def _users_plot(sweep: Sweep) -> str:
         bins=edges,
         stacked=True,
         color=[color for _, color in kinds.values()],
-        label=[f"{kind}: {mask.sum()} users" for kind, (mask, _) in kinds.items()],
+        label=[f"{kind}: {mask.sum()} user{'' if mask.sum() == 1 else 's'}" for kind, (mask, _) in kinds.items()],
     )
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("gain over pooled, points")
     axes.set_ylabel("users")
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    _legend(figure)
     return _svg(figure)
 
 
 def _map_plot(sweep: Sweep) -> str:
     weights = sweep.chosen.weights.double()
-    if weights.shape[1] < 2 or len(weights) < 3:
+    if not sweep.has_tastes or weights.shape[1] < 2 or len(weights) < 3:
         return ""
     centered = weights - weights.mean(0)
     places = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T

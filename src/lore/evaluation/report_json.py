@@ -8,30 +8,50 @@ from typing import Any
 import numpy as np
 
 from lore.evaluation.calibration import Calibration
-from lore.evaluation.summary import ReportStatistics, Summary, headline, headline_gain
+from lore.evaluation.cautions import cautions, controls
+from lore.evaluation.intervals import Interval
+from lore.evaluation.metrics import Gain
+from lore.evaluation.summary import ReportStatistics, Summary
 from lore.files import JsonFormat, read_json
 
 _RENAMED = {"finding": "headline", "people": "users"}  # names of format 0, whose fits had no `optimality`
 REPORT_FORMAT = JsonFormat(
     name="the report",
-    number=1,
+    number=2,
     fields=frozenset({"lore", "headline", "gain", "data", "warnings", "encoder", "config", "results", "seconds"})
     | frozenset({"calibration", "users", "sensitivity", "learning_curve", "collapse", "noise", "chosen", "fits"}),
+    # Formats 0 and 1 had one interval of the gain, over users alone.
+    optional=frozenset({"finding", "cautions", "controls", "reachable"}),
 )
 
 
 def report_json(summary: Summary) -> dict[str, Any]:
     """Return the content of `report.json` (docs/commands.md)."""
-    measured = headline_gain(summary.sweep)
+    finding = summary.finding
     return {
         "lore": summary.version,
-        "headline": headline(summary.sweep),
-        "gain": {
-            "mean": finite(measured.mean),
-            "low": finite(measured.low),
-            "high": finite(measured.high),
-            "users": measured.users,
+        "headline": finding.headline,
+        "gain": _gain_json(finding.groups[0].gain),
+        "finding": {
+            "has_tastes": finding.has_tastes,
+            "splits": finding.splits,
+            "groups": [
+                {
+                    "setting": group.setting,
+                    "verdict": group.verdict,
+                    "gain": _gain_json(group.gain),
+                    "over_other_users": None if group.over_others is None else _gain_json(group.over_others),
+                    "over_item_rate": None if group.over_item_rate is None else _gain_json(group.over_item_rate),
+                    "users": group.gain.users,
+                    "left_out": group.left_out,
+                    "discordant": group.discordant,
+                }
+                for group in finding.groups
+            ],
         },
+        "cautions": list(cautions(summary.sweep)),
+        "controls": [asdict(control) for control in controls(summary.sweep)],
+        "reachable": finite(summary.statistics.reachable),
         "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},
         "warnings": summary.warnings,
         "encoder": summary.encoder,
@@ -89,8 +109,8 @@ def _statistics_json(statistics: ReportStatistics) -> dict[str, Any]:
             "worst_tenth": {"pooled": finite(statistics.worst[0]), "chosen": finite(statistics.worst[1])},
         },
         "sensitivity": {
-            "without_one_user": {"low": finite(statistics.users.low), "high": finite(statistics.users.high)},
-            "without_one_group": {"low": finite(statistics.groups.low), "high": finite(statistics.groups.high)},
+            "without_one_user": _interval_json(statistics.without_one_user),
+            "without_one_group": _interval_json(statistics.without_one_group),
         },
         "learning_curve": None if statistics.curve is None else asdict(statistics.curve),
         "collapse": asdict(statistics.collapse),
@@ -98,16 +118,32 @@ def _statistics_json(statistics: ReportStatistics) -> dict[str, Any]:
             "median": statistics.noise.median,
             "spread": statistics.noise.spread,
             "tie": statistics.noise.tie,
-            "noisier": int((statistics.noise.low > 1).sum()),
-            "steadier": int((statistics.noise.high < 1).sum()),
+            "noisier": None if statistics.noise.sure is None else statistics.noise.sure[0],
+            "steadier": None if statistics.noise.sure is None else statistics.noise.sure[1],
         },
     }
+
+
+def _gain_json(measured: Gain) -> dict[str, Any]:
+    return {
+        "mean": finite(measured.mean),
+        "low": finite(measured.low),
+        "high": finite(measured.high),
+        "users": measured.users,
+        "equal": finite(measured.equal),
+        "these_prompts": _interval_json(measured.these_prompts),
+    }
+
+
+def _interval_json(interval: Interval) -> dict[str, float | None]:
+    return {"low": finite(interval.low), "high": finite(interval.high)}
 
 
 def _calibration_json(measured: Calibration) -> dict[str, Any]:
     columns = (measured.predicted, measured.observed, measured.low, measured.high, measured.count)
     return {
         "error": measured.error,
+        "perfect_error": measured.perfect_error,
         "brier": measured.brier,
         "log_loss": measured.log_loss,
         "bins": [

@@ -1,21 +1,22 @@
-"""For whom personalizing helps, user by user, and how much one user or one group matters to the headline."""
+"""For whom personalizing helps, user by user."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
-from scipy.special import stdtr
-from scipy.stats import false_discovery_control
+from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
-from lore.evaluation.metrics import Accuracy, log_likelihood
+from lore.evaluation.metrics import correct, log_likelihood
 from lore.fitting.likelihood import design_effect
 from lore.pairs.table import Pairs
 
-Verdict = Literal["helps", "hurts", "undecided"]
-_MIN_CHOICES = 5  # independent choices from which a verdict is made
-FALSE_DISCOVERIES = 0.1  # share of the verdicts other than "undecided" that may be wrong
+Verdict = Literal["helps", "hurts", "undecided", "untestable"]
+FALSE_DISCOVERIES = 0.1  # share of the verdicts "helps" and "hurts" that may be wrong
+_SMALLEST = 0.01  # difference of two probabilities below which a different order is rounding, not another prediction
+_VERDICTS: dict[int, Verdict] = {1: "helps", -1: "hurts", 0: "undecided"}
 
 
 @dataclass(frozen=True)
@@ -25,31 +26,39 @@ class Verdicts:
     Attributes:
         log_odds: posterior odds of the personal model against the other, which were even before, in nats, `[users]`;
             NaN for a user without held-out choices.
-        p_value: of "both predict this user alike", two-sided, `[users]`; 1 from fewer than five independent choices.
-        verdict: +1 helps, -1 hurts, 0 undecided, `[users]`.
+        p_value: of "both predict this user alike", two-sided, `[users]`.
+        verdict: +1 helps, -1 hurts, 0 neither is sure, `[users]`.
+        testable: whether the models disagree on enough choices for a verdict, `[users]`.
         rate: false discovery rate that the verdicts keep (Benjamini and Hochberg 1995).
     """
 
     log_odds: Tensor
     p_value: Tensor
     verdict: Tensor
+    testable: Tensor
     rate: float
+
+    def names(self) -> list[Verdict]:
+        """Return the verdict of each user as a word."""
+        return [
+            _VERDICTS[verdict] if testable else "untestable"
+            for verdict, testable in zip(self.verdict.tolist(), self.testable.tolist(), strict=True)
+        ]
 
     def counts(self) -> dict[Verdict, int]:
         """Count the users of each verdict, among those with held-out choices."""
-        verdict = self.verdict[self.log_odds.isfinite()]
-        return {
-            "helps": int((verdict > 0).sum()),
-            "hurts": int((verdict < 0).sum()),
-            "undecided": int((verdict == 0).sum()),
-        }
+        counts: dict[Verdict, int] = {"helps": 0, "hurts": 0, "undecided": 0, "untestable": 0}
+        for name, tested in zip(self.names(), self.log_odds.isfinite().tolist(), strict=True):
+            counts[name] += tested
+        return counts
 
 
 def verdicts(pairs: Pairs, personal: Tensor, common: Tensor, rate: float = FALSE_DISCOVERIES) -> Verdicts:
     """User by user, from the probabilities of held-out choices under two models.
 
-    The odds are of the summed log-likelihoods, the p-values from Student's test of their mean difference. In both,
-    choices that share items count as the fewer independent ones that they are worth (`design_effect`).
+    The p-values are of the exact sign test on the choices that one model has right and the other wrong (McNemar 1947).
+    Choices that share items count as the fewer independent ones that they are worth (`design_effect`). A user with so
+    few of them that no outcome could be sure is not tested.
 
     Args:
         pairs: held-out choices.
@@ -57,79 +66,48 @@ def verdicts(pairs: Pairs, personal: Tensor, common: Tensor, rate: float = FALSE
         common: the same under the model for all.
         rate: of false discoveries.
     """
+    effect = design_effect(pairs).double()
     better = log_likelihood(pairs, personal) - log_likelihood(pairs, common)
-    count = pairs.counts.double()
-    total = _by_user(pairs, better)
-    mean = total / count
-    spread = _by_user(pairs, (better - mean[pairs.user]).square()) / (count - 1).clamp(min=1)
-    independent = count / design_effect(pairs).double()
-    student = mean / (spread / independent).sqrt()
-    # Without any spread there is a difference for sure, or none at all.
-    student = torch.where(spread > 0, student, torch.where(mean == 0, 0.0, mean.sign() * torch.inf))
-    value = torch.from_numpy(2 * stdtr((independent - 1).clamp(min=1e-9).cpu().numpy(), -student.abs().cpu().numpy()))
-    value = torch.where((independent >= _MIN_CHOICES).cpu(), value, 1.0)
-    tested = count.cpu() > 0
-    certain = torch.zeros(len(value), dtype=torch.bool)
-    certain[tested] = torch.from_numpy(false_discovery_control(value[tested].numpy()) <= rate)
-    verdict = torch.where(certain, mean.sign().cpu(), 0.0).long()
-    return Verdicts(total / design_effect(pairs).double() / (count > 0), value, verdict, rate)
+    log_odds = _by_user(pairs, better) / effect / (pairs.counts > 0)
+    sides = (correct(pairs, personal.double() - 1 / 2) - correct(pairs, common.double() - 1 / 2)).sign()
+    sides = torch.where((personal - common).abs() < _SMALLEST, 0.0, sides)
+    won, lost = (_by_user(pairs, (sides == side).double()) for side in (1, -1))
+    independent = ((won + lost) / effect + 1e-9).floor()
+    larger = (torch.maximum(won, lost) / (won + lost).clamp(min=1) * independent + 1e-9).floor()
+    count, most = (values.cpu().numpy() for values in (independent, larger))
+    p_value = np.minimum(2 * binom.sf(most - 1, count, 0.5), 1.0)
+    testable = 2 * 0.5**count <= rate
+    sure = np.zeros(len(count), dtype=bool)
+    if testable.any():
+        sure[testable] = false_discovery_control(p_value[testable]) <= rate
+    verdict = torch.where(torch.from_numpy(sure), (won - lost).sign().cpu(), 0.0).long()
+    return Verdicts(log_odds.cpu(), torch.from_numpy(p_value), verdict, torch.from_numpy(testable), rate)
 
 
 def _by_user(pairs: Pairs, values: Tensor) -> Tensor:
     return torch.zeros(len(pairs.users), dtype=torch.float64, device=values.device).index_add_(0, pairs.user, values)
 
 
-def worst_tenth(model: Accuracy) -> float:
-    """Mean accuracy of the tenth of the users whom a model predicts worst, one at least."""
-    accuracies = model.per_user[model.per_user.isfinite()].sort().values
-    return float(accuracies[: max(len(accuracies) // 10, 1)].mean()) if len(accuracies) else math.nan
+def worst_tenth(pairs: Pairs, right: Tensor) -> float:
+    """Mean accuracy of the tenth of the users whom a model predicts worst, one at least; NaN without users.
 
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The range of a gain when one user, or one group, is left out of what it is measured on.
-
-    Attributes:
-        low: the lowest gain with one left out.
-        high: the highest.
-    """
-
-    low: float
-    high: float
-
-
-def without_one_user(model: Accuracy, baseline: Accuracy) -> Sensitivity:
-    """Return the range of the gain of `model` over `baseline` with each user in turn left out."""
-    difference = model.per_user - baseline.per_user
-    finite = difference[difference.isfinite()]
-    if len(finite) < 2:
-        return Sensitivity(math.nan, math.nan)
-    left = (finite.sum() - finite) / (len(finite) - 1)
-    return Sensitivity(float(left.min()), float(left.max()))
-
-
-def without_one_group(pairs: Pairs, better: Tensor) -> Sensitivity:
-    """Return the range of the mean over users of their mean of `better`, with each group in turn left out.
+    Cross-fitted: who is in the tenth is told by one half of each user's pairs and measured on the other half, and the
+    other way round. Chosen and measured on the same pairs, the tenth would look bad by chance alone.
 
     Args:
-        pairs: held-out choices; one that straddles two groups is left out with either.
-        better: of each pair, how much more right one model is than another.
+        pairs: held-out choices.
+        right: how far a model has each of them right, `[pairs]`.
     """
-    groups, number = pairs.group.unique(return_inverse=True)
-    sides = [number[pairs.chosen]] if pairs.rejected is None else [number[pairs.chosen], number[pairs.rejected]]
-    pair_index = torch.arange(len(pairs), device=number.device).repeat(len(sides))
-    # Each pair once for each group that it touches, and the cells of users and groups that there are.
-    user, group, pair = torch.unique(torch.stack([pairs.user.repeat(len(sides)), torch.cat(sides), pair_index]), dim=1)
-    cells, cell = torch.unique(torch.stack([user, group]), dim=1, return_inverse=True)
-    user, group = cells
-    better = better.double()
-    none = better.new_zeros(len(user))
-    total, count = _by_user(pairs, better), pairs.counts.double()
-    remaining = total[user] - none.index_add(0, cell, better[pair])
-    fewer = count[user] - none.index_add(0, cell, torch.ones_like(better[pair]))
-    mean = total / count.clamp(min=1)
-    changed = torch.where(fewer > 0, remaining / fewer.clamp(min=1), 0.0) - mean[user]
-    sums = mean.sum() + better.new_zeros(len(groups)).index_add_(0, group, changed)
-    users = (count > 0).sum() - better.new_zeros(len(groups)).index_add_(0, group, (fewer == 0).double())
-    left = (sums / users)[users > 0]
-    return Sensitivity(float(left.min()), float(left.max())) if len(left) else Sensitivity(math.nan, math.nan)
+    shuffled = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).to(pairs.user.device)
+    order = shuffled[torch.argsort(pairs.user[shuffled], stable=True)]
+    first = (pairs.counts.cumsum(0) - pairs.counts)[pairs.user[order]]
+    is_odd = torch.empty(len(pairs), dtype=torch.bool, device=pairs.user.device)
+    is_odd[order] = (torch.arange(len(pairs), device=order.device) - first) % 2 == 1
+    halves = [_by_user(pairs, right * half) / _by_user(pairs, half.double()) for half in (is_odd, ~is_odd)]
+    in_both = halves[0].isfinite() & halves[1].isfinite()
+    if not bool(in_both.any()):
+        return math.nan
+    one, other = (half[in_both] for half in halves)
+    tenth = max(len(one) // 10, 1)
+    means = [measured[told.argsort()[:tenth]].mean() for told, measured in ((one, other), (other, one))]
+    return float(torch.stack(means).mean())

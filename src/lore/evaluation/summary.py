@@ -1,36 +1,33 @@
-"""The summary of a report: its headline, and the statistics behind it."""
+"""The summary of a report: its finding, and the statistics behind it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from lore.data.preferences import Preferences
 from lore.evaluation.calibration import Calibration, calibration, probabilities
 from lore.evaluation.diagnostics import Collapse, LearningCurve, collapse, learning_curve
-from lore.evaluation.metrics import Accuracy, Gain, correct, gain
+from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.finding import Finding, find
+from lore.evaluation.intervals import MIN_PAIRS, Interval
+from lore.evaluation.metrics import reachable
 from lore.evaluation.noise import Noise, learn_noise
-from lore.evaluation.significance import (
-    Sensitivity,
-    Verdicts,
-    verdicts,
-    without_one_group,
-    without_one_user,
-    worst_tenth,
-)
+from lore.evaluation.significance import Verdicts, verdicts, worst_tenth
 from lore.evaluation.sweep import Sweep
+from lore.evaluation.users import UserRow, user_rows
 from lore.pairs.splits import Split
 from lore.pairs.table import Pairs
 
 # Label and meaning of each setting.
 SETTINGS = {
-    "seen_train": ("seen, train", "what the basis was learned from"),
-    "seen_test": ("seen, test", "the same users on held-out groups"),
-    "unseen_shots": ("unseen, shots", "new users on the few comparisons they were learned from"),
-    "unseen_test": ("unseen, test", "new users on held-out groups"),
+    "seen_train": ("seen, train", "the choices that the basis was learned from"),
+    "seen_test": ("seen, test", "other choices of the same users, on prompts held out"),
+    "unseen_shots": ("new, shots", "the few choices that new users' weights were learned from"),
+    "unseen_test": ("new, test", "other choices of new users, on prompts held out"),
 }
-_SHOWN_GAIN = 5e-4  # half of the last digit of a gain in points: a smaller one is shown as 0.0
 
 
 @dataclass(frozen=True)
@@ -40,22 +37,26 @@ class ReportStatistics:
     Attributes:
         calibrations: of pooled and of the chosen model, by name.
         verdicts: whom personalizing helps.
+        users: each user with held-out choices, seen or new.
         worst: mean accuracy of the tenth of the users that pooled, and the chosen model, predict worst.
-        users: the gain with one user left out.
-        groups: the gain with one group left out.
+        without_one_user: range of the gain with one user left out.
+        without_one_group: range of the gain with one group left out.
         curve: what more comparisons of a new user would bring; None if that cannot be told.
         collapse: how many directions the chosen model uses.
         noise: how consistently users choose, relative to what the chosen model says.
+        reachable: accuracy that no model of rewards can pass, because of ties and contradicting choices.
     """
 
     calibrations: dict[str, Calibration]
     verdicts: Verdicts
+    users: list[UserRow]
     worst: tuple[float, float]
-    users: Sensitivity
-    groups: Sensitivity
+    without_one_user: Interval
+    without_one_group: Interval
     curve: LearningCurve | None
     collapse: Collapse
     noise: Noise
+    reachable: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Summary:
         title: of the data.
         split: the four parts.
         sweep: results and fits.
+        finding: whether personalizing helps, and whom.
         statistics: of the held-out choices.
         counts: from `lore check`.
         warnings: from `lore check` and from the fits.
@@ -80,6 +82,7 @@ class Summary:
     title: str
     split: Split
     sweep: Sweep
+    finding: Finding
     statistics: ReportStatistics
     counts: dict[str, Any]
     warnings: list[str]
@@ -91,73 +94,41 @@ class Summary:
     pairs: Pairs | None = field(default=None, repr=False)
 
 
-def headline(sweep: Sweep) -> str:
-    """Return one plain sentence: whether personalizing helps, which users, and by how much."""
-    users = headline_users(sweep)
-    measured = headline_gain(sweep)
-    if not np.isfinite(measured.low):
-        return (
-            f"Whether personalizing helps {users} cannot be told from so few ({measured.users}); it takes five or more."
-        )
-    low, high = 100 * measured.low, 100 * measured.high
-    interval = f"{100 * measured.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-    if measured.low > _SHOWN_GAIN and (other := _gain_with_other_weights(sweep)) > 0:
-        return (
-            f"The model for {users} is {interval} better than one model for all, but not because it is personal: "
-            f"with another user's weights it is better by {100 * other:.1f} points as well."
-        )
-    if measured.low > _SHOWN_GAIN:
-        return f"Personalizing helps {users} by {interval} over one model for all."
-    if measured.high < -_SHOWN_GAIN:
-        return f"Personalizing hurts {users}: {interval} against one model for all."
-    return f"Personalizing does not measurably help {users}: {interval} against one model for all."
-
-
-def headline_users(sweep: Sweep) -> str:
-    """Return whom the headline is about."""
-    return "new users" if sweep.has_unseen else "the users it learned from"
+def finding_of(sweep: Sweep, more_splits: Sequence[Mapping[str, HeldOut]] = (), min_pairs: int = MIN_PAIRS) -> Finding:
+    """Return the finding of a sweep, and of other splits of the same data if there are any."""
+    return find([sweep.held_out, *more_splits], has_tastes=sweep.has_tastes, min_pairs=min_pairs)
 
 
 def headline_setting(sweep: Sweep) -> str:
-    """Return the setting that the headline is measured in."""
+    """Return the setting that the statistics are measured in: test pairs of new users, or of seen ones."""
     return "unseen_test" if sweep.has_unseen else "seen_test"
-
-
-def headline_gain(sweep: Sweep) -> Gain:
-    """Return the gain of the chosen model over pooled, on held-out groups."""
-    return gain(sweep.per_user, sweep.baseline)
-
-
-def _gain_with_other_weights(sweep: Sweep) -> float:
-    """Return the gain over pooled with another user's weights if it is sure and half of the gain, else 0."""
-    setting = headline_setting(sweep)
-    control = [result for result in sweep.results if result.model == "wrong_user" and result.setting == setting]
-    if not control or not (control[0].gain_low or 0.0) > 0:
-        return 0.0
-    other = control[0].gain or 0.0
-    return other if other >= headline_gain(sweep).mean / 2 else 0.0
 
 
 def compute_statistics(split: Split, sweep: Sweep) -> ReportStatistics:
     """Measure on held-out groups, with the weights of pooled and of the chosen model solved to their certificates."""
     trained, test = (split.unseen_shots, split.unseen_test) if sweep.has_unseen else (split.seen_train, split.seen_test)
-    bases = {"pooled": sweep.pooled.basis, sweep.chosen.basis.family: sweep.chosen.basis}
+    bases = {"pooled": sweep.pooled.basis, sweep.chosen_model: sweep.chosen.basis}
     weights = {name: sweep.weights(trained, basis) for name, basis in bases.items()}
     chances = [probabilities(test, basis, weights[name]) for name, basis in bases.items()]
-    common, personal = (correct(test, chance - 1 / 2) for chance in (chances[0], chances[-1]))
+    gains = sweep.per_user.right - sweep.baseline.right
+    sample = sweep.per_user.sample
     return ReportStatistics(
         calibrations={name: calibration(test, basis, weights[name]) for name, basis in bases.items()},
         verdicts=verdicts(test, chances[-1], chances[0]),
-        worst=(worst_tenth(sweep.baseline), worst_tenth(sweep.per_user)),
-        users=without_one_user(sweep.per_user, sweep.baseline),
-        groups=without_one_group(test, personal - common),
-        curve=learning_curve(_by_shots(sweep, trained), sweep.baseline) if sweep.by_shots else None,
+        users=user_rows(split, sweep),
+        worst=(worst_tenth(test, sweep.baseline.right), worst_tenth(test, sweep.per_user.right)),
+        without_one_user=sample.without_one_user(gains),
+        without_one_group=sample.without_one_group(gains),
+        curve=learning_curve(_gains_by_shots(sweep, trained)) if sweep.by_shots else None,
         collapse=collapse(sweep.chosen, split.seen_train),
         noise=learn_noise(test, torch.logit(chances[-1], eps=1e-12)),
+        reachable=sample.mean(reachable(test)),
     )
 
 
-def _by_shots(sweep: Sweep, trained: Pairs) -> dict[int, Accuracy]:
-    """Return accuracies by number of comparisons, with all that the median user has as the last number."""
+def _gains_by_shots(sweep: Sweep, trained: Pairs) -> dict[int, Tensor]:
+    """Return users' gains by number of comparisons, with all that the median user has as the last number."""
     median = int(trained.counts.double().median())
-    return sweep.by_shots if median <= max(sweep.by_shots) else {**sweep.by_shots, median: sweep.per_user}
+    by_shots = sweep.by_shots if median <= max(sweep.by_shots) else {**sweep.by_shots, median: sweep.per_user}
+    counted = torch.from_numpy(sweep.baseline.sample.is_counted)
+    return {shots: (one.per_user - sweep.baseline.per_user)[counted] for shots, one in by_shots.items()}

@@ -69,6 +69,11 @@ class RewardBasis:
         """Numbers in a user's weights."""
         return self.vectors.shape[1]
 
+    @property
+    def has_tastes(self) -> bool:
+        """Whether users' rewards can differ at all; False for pooled, and for the reference."""
+        return self.columns > 1 if self.family == "simplex" else bool(self.vectors.any())
+
     def truncated(self, rank: int) -> "RewardBasis":
         """Return the basis of the first `rank` columns, in which a user is `rank` numbers.
 
@@ -155,7 +160,7 @@ class RewardBasis:
         path, config = Path(folder), self._config()
         with replacing(path / "model.safetensors") as beside:
             save_file(self._tensors(), beside)
-        write_text(path / "README.md", _card(config))
+        write_text(path / "README.md", _card(config | {"tastes": self.has_tastes}))
         write_json(path / "config.json", config)
 
     @classmethod
@@ -194,8 +199,14 @@ class RewardBasis:
             raise RunError(f"the stored model is damaged ({error}); restore the database or add it again") from None
 
 
+_NO_TASTES = """
+
+**No tastes were found**: the data did not tell users apart, and so this is one model for all of them."""
+
+
 def _card(config: dict[str, Any]) -> str:
     """Return a model card in Markdown: what the folder is, what it was made from, and how to use it."""
+    tastes = "" if config["tastes"] else _NO_TASTES
     front = "---\nlibrary_name: lore-reward\ntags: [reward-model, personalization]\n---\n"
     encoder = config["encoder"].get("encoder", "unknown")
     made = "\n".join(f"| {name} | {value} |" for name, value in config["provenance"].items())
@@ -204,7 +215,7 @@ def _card(config: dict[str, Any]) -> str:
 
 {config["columns"]} shared reward directions over {config["dim"]} numbers of the encoder `{encoder}`, family
 `{config["family"]}`, temperature {config["temperature"]:g}. A user is a point of {config["columns"]} weights. The
-weights of the users it was learned from are personal data and not in this folder.
+weights of the users it was learned from are personal data and not in this folder.{tastes}
 
 ```python
 import lore

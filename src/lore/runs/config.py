@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lore.embedding.encoder import Encoder
 from lore.embedding.options import EncoderOptions
 from lore.errors import ConfigError, RunError
+from lore.evaluation.intervals import MIN_PAIRS
 from lore.fitting.basis import Family
 from lore.fitting.config import FitConfig, Rank, personal_ranks
 from lore.pairs.splits import SplitBy
@@ -32,6 +33,8 @@ class TrainConfig:
         pairs_per_user: most pairs drawn from a user's ratings, in each part.
         train_pairs: most comparisons of a seen user to learn from, drawn at random; all by default.
         shots: most comparisons of an unseen user to learn from, drawn at random; all by default.
+        min_pairs: test pairs that a user must have to be counted in accuracies, or as many as the median user has.
+        splits: splits into training and test that the finding is the mean of; all but the first only for that.
         half_life: days after which an older comparison counts half, by its `timestamp`; all count alike by default.
         redact: whether texts and ids stay out of the report.
         split_file: the `split.json` of a run on the same data, to take instead of `split_by`, `unseen` and `test`.
@@ -50,6 +53,8 @@ class TrainConfig:
     pairs_per_user: int = 200
     train_pairs: int | None = None
     shots: int | None = None
+    min_pairs: int = MIN_PAIRS
+    splits: int = 1
     half_life: float | None = None
     redact: bool = False
     split_file: str | None = None
@@ -58,7 +63,7 @@ class TrainConfig:
     encoding: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
-        for name in ("pairs_per_user", "train_pairs", "shots"):
+        for name in ("pairs_per_user", "train_pairs", "shots", "min_pairs", "splits"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {value}")
@@ -68,6 +73,8 @@ class TrainConfig:
             raise ConfigError(f"`unseen` must be in [0, 1) and `test` in (0, 1), got {self.unseen} and {self.test}")
         if any(rank != "auto" and (type(rank) is not int or rank < 0) for rank in self.ranks):
             raise ConfigError(f"`ranks` must be whole numbers of 0 or more, or 'auto', got {list(self.ranks)}")
+        if self.splits > 1 and (self.split_file is not None or self.experiment is not None):
+            raise ConfigError("`splits` must be 1 with a given split; leave out `split_file`")
         for family in self.families:
             FitConfig(family=family, seed=self.seed)
             if not personal_ranks(family, self.ranks):

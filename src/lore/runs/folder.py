@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def user_table(self) -> Path:
+        """Accuracy and gain of each user: personal data, unless the report is redacted."""
+        return self.path / "users.csv"
+
+    @property
     def feedback(self) -> Path:
         """The SQLite file of a server of this run; `force` keeps it, its log and its locks."""
         return self.path / "feedback.sqlite"

@@ -31,7 +31,8 @@ class Reranked:
 
     Attributes:
         user: who asked.
-        personalized: whether the weights are the user's own; if not, they are the population's.
+        personalized: whether the weights are the user's own; if not, they are the population's, or the basis has no
+            tastes and all users get the same.
         order: positions of the candidates, best first.
         rewards: reward of each candidate, in the order they were given.
         intervals: 95 % interval of each reward, in that order (gaussian family). None if the run does not store this
@@ -75,14 +76,14 @@ class PersonalRewards:
         return cls(run, encoder or load_encoder(run.encoder, run.options))
 
     def weights(self, user: str | int | None) -> tuple[Tensor, bool]:
-        """Weights `[columns]` for a user, and whether they are the user's own or the population's.
+        """Weights `[columns]` for a user, and whether they are the user's own: not the population's, or everybody's.
 
         Raises:
             DataError: the id is neither a text nor a whole number.
         """
         name = _identifier(user)
         if name is not None and name in self.run.users:
-            return self.run.weights_of(name), True
+            return self.run.weights_of(name), self.run.basis.has_tastes
         return self.run.basis.population, False
 
     def embed(self, prompt: Any, candidates: Sequence[Any]) -> Tensor:

@@ -16,10 +16,14 @@ from lore.data.formats import LoadResult
 from lore.data.preferences import Preferences
 from lore.embedding.store import Embeddings, TruncationCounts, encode
 from lore.errors import ConvergenceWarning, DataError, LoreError
+from lore.evaluation.cautions import cautions
+from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.finding import Finding
 from lore.evaluation.report_html import report_html, require_plotting
 from lore.evaluation.report_json import REPORT_FORMAT, report_json
-from lore.evaluation.summary import Summary, compute_statistics, headline
-from lore.evaluation.sweep import Sweep, run_sweep
+from lore.evaluation.summary import Summary, compute_statistics, finding_of
+from lore.evaluation.sweep import Sweep, held_out_of_split, run_sweep
+from lore.evaluation.users import users_csv
 from lore.files import write_text
 from lore.fitting.basis import RewardBasis
 from lore.fitting.config import Fit, FitConfig, Rank
@@ -41,13 +45,15 @@ class TrainOutcome:
 
     Attributes:
         folder: the RUN folder.
-        headline: the first sentence of the report.
+        finding: whether personalizing helps, and whom; its `headline` is the first sentence of the report.
+        cautions: what a reader must know before they believe that.
         sweep: all fits and results.
         split: the four parts.
     """
 
     folder: Path
-    headline: str
+    finding: Finding
+    cautions: list[str]
     sweep: Sweep
     split: Split
 
@@ -111,6 +117,7 @@ def _train(
     write_split(folder.split, parts, preferences.fingerprint())
     with timer.phase("fit"), capture_convergence_warnings() as not_converged:
         sweep = sweep_of_run(parts, config, embeddings.reference, checkpoints=folder.checkpoints, progress=progress)
+        more_splits = held_out_of_splits(pairs, config, embeddings.reference, progress)
     with timer.phase("personalize"):
         basis = save_model(folder, sweep.chosen, config.provenance(preferences.fingerprint()), embeddings.fingerprint)
         save_users(folder.users, pairs.users, fit_weights(pairs, basis).weights)
@@ -119,6 +126,7 @@ def _train(
         title=title,
         split=parts,
         sweep=sweep,
+        finding=finding_of(sweep, more_splits, config.min_pairs),
         statistics=compute_statistics(parts, sweep),
         counts=asdict(checked.counts),
         warnings=_warnings(checked, parts, not_converged, config, embeddings.reference, truncated),
@@ -135,9 +143,11 @@ def _train(
 def finish(folder: RunFolder, summary: Summary) -> TrainOutcome:
     """Write both reports and mark the run as finished."""
     write_text(folder.report_html, report_html(summary))
+    write_text(folder.user_table, users_csv(summary.statistics.users, redact=bool(summary.config.get("redact"))))
     REPORT_FORMAT.write(folder.report_json, report_json(summary))
     folder.mark_finished()
-    return TrainOutcome(folder.path, headline(summary.sweep), summary.sweep, summary.split)
+    found = list(cautions(summary.sweep))
+    return TrainOutcome(folder.path, summary.finding, found, summary.sweep, summary.split)
 
 
 def run_arguments(config: TrainConfig) -> dict[str, Any]:
@@ -181,8 +191,32 @@ def sweep_of_run(
         reference=reference,
         checkpoints=checkpoints,
         progress=progress,
+        min_pairs=config.min_pairs,
         **more,
     )
+
+
+def held_out_of_splits(
+    pairs: Pairs, config: TrainConfig, reference: Tensor | None, progress: Progress
+) -> list[dict[str, HeldOut]]:
+    """Fit and evaluate on the further splits of a run, which rotate the held-out users and groups."""
+    results = []
+    for number in range(1, config.splits):
+        parts = _new_split(pairs, config, number)
+        results.append(
+            held_out_of_split(
+                parts,
+                config.ranks,
+                config.families,
+                FitConfig(seed=config.seed),
+                reference=reference,
+                progress=lambda task, done, total, note="", number=number: progress(
+                    f"{task}, split {number + 1} of {config.splits}", done, total, note
+                ),
+                min_pairs=config.min_pairs,
+            )
+        )
+    return results
 
 
 def _warnings(
@@ -200,8 +234,8 @@ def _warnings(
         )
     if parts.shared:
         lines.append(f"{parts.shared} groups are in training for one user and in test for another (split by user)")
-    if 0 in config.ranks and reference is None:
-        lines.append("the encoder has no reward head of its own: rank 0, the reference, is left out")
+    if 0 in config.ranks and reference is None and tuple(config.ranks) != TrainConfig.ranks:
+        lines.append("the encoder has no reward head of its own, and so there is no reference (rank 0) to compare with")
     if message := truncated.message():
         lines.append(message)
     return lines
@@ -245,7 +279,14 @@ def split_of_run(folder: RunFolder, preferences: Preferences, pairs: Pairs, conf
     if config.experiment is not None:
         settings = load_settings(config.experiment, config.protocol)
         return experiment_split(config.experiment, settings, preferences, pairs, config.seed)
-    parts = split(pairs, unseen=config.unseen, test=config.test, seed=config.seed, by=config.split_by)
+    return _new_split(pairs, config, 0)
+
+
+def _new_split(pairs: Pairs, config: TrainConfig, number: int) -> Split:
+    """Return a split by the arguments of a run, the `number`-th of its rotations."""
+    test = max(config.test, 1 / config.splits) if config.splits > 1 else config.test
+    rotation = (number, config.splits)
+    parts = split(pairs, unseen=config.unseen, test=test, seed=config.seed, by=config.split_by, rotation=rotation)
     if config.train_pairs is not None:
         parts = replace(parts, seen_train=parts.seen_train.shots(config.train_pairs, config.seed))
     if config.shots is not None:

@@ -233,7 +233,8 @@ class Service:
         state = self.user_state(tenant, user, min_version, model)
         vectors = self.vectors.of(conversations)
         table = torch.stack([vector.values for vector in vectors])
-        personalized, basis = state.user_weights is not None, state.served.basis
+        basis = state.served.basis
+        personalized = state.user_weights is not None and basis.has_tastes
         ranked = reranked(user, personalized, basis, table, state.weights, state.covariance)
         return ScoredCandidates(ranked, [vector.truncated for vector in vectors], state)
 

@@ -54,6 +54,7 @@ def train(
     ranks: Ranks = "0,1,auto",
     seed: Seed = 0,
     split_file: SplitFile = None,
+    splits: Annotated[int, typer.Option(help="Splits into training and test that the finding is the mean of.")] = 1,
     half_life: Annotated[
         float | None,
         typer.Option(
@@ -75,6 +76,7 @@ def train(
         family=family,
         ranks=parse_ranks(ranks),
         seed=seed,
+        splits=splits,
         half_life=half_life,
         redact=redact,
         split_file=None if split_file is None else str(split_file),

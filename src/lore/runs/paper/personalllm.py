@@ -22,7 +22,7 @@ from lore.embedding.precomputed import read_vectors
 from lore.embedding.store import encode
 from lore.errors import DataError, EncoderError, LoreError
 from lore.evaluation.report_html import require_plotting
-from lore.evaluation.summary import Summary, compute_statistics
+from lore.evaluation.summary import Summary, compute_statistics, finding_of
 from lore.fitting.personalize import fit_weights
 from lore.pairs.splits import Split, write_split
 from lore.pairs.table import Pairs
@@ -135,6 +135,7 @@ def personalllm(
         title="personalllm",
         split=parts,
         sweep=sweep,
+        finding=finding_of(sweep, min_pairs=config.min_pairs),
         statistics=compute_statistics(parts, sweep),
         counts=asdict(_counts(table, parts)),
         warnings=_warnings(table, config) + not_converged,

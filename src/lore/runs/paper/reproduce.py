@@ -68,6 +68,7 @@ def reproduce(
         family="simplex",
         ranks=settings.ranks,
         seed=seed,
+        min_pairs=1,
         split_file=None if split_file is None else str(split_file),
         encoding=encoding or EncoderOptions(),
         experiment=experiment,
