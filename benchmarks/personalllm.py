@@ -52,7 +52,7 @@ def main() -> None:
     )
     spent, peak = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"protocol": protocol, "seconds": round(spent), "peak_gib": round(peak, 1), "dim": DIM}))
-    print(found.headline)
+    print(found.finding.headline)
     for result in found.sweep.results:
         if result.shots is None:
             print(f"{result.model} {result.rank} {result.setting}: {100 * result.accuracy:.1f}")

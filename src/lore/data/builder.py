@@ -154,11 +154,34 @@ class PreferencesBuilder:
         return Ratings(user, row, np.array(self._rating), row_ref, across_prompts=float(compared.mean()) < _WITHIN)
 
     def _row_groups(self, row_prompt: Integers, row_of: Integers, across_prompts: bool) -> Integers:
-        """By explicit groups where given (rows that share one are joined), else the prompt, or the item itself."""
+        """By explicit groups where given (rows that share one are joined), else the conversation, or the item."""
         rows = len(row_prompt)
         if not self._groups:
-            return np.arange(rows) if across_prompts else row_prompt.copy()
+            return np.arange(rows) if across_prompts else self._conversation_of_prompt()[row_prompt]
         return _joined(rows, [(int(row_of[mention]), group) for mention, group in self._groups])
+
+    def _conversation_of_prompt(self) -> Integers:
+        """Return the conversation that each prompt belongs to, `[prompts]`, numbered by its first prompt.
+
+        A later prompt of a conversation quotes the reply to an earlier one, most often the chosen one: in training it
+        would tell what was chosen in test.
+        """
+        conversations = np.arange(len(self._prompts))
+        rows = set(zip(self._prompt_of, self._response_of, strict=True))
+        edges = []
+        for content, number in self._prompts.items():
+            if isinstance(content, str):
+                continue
+            for turn, (role, reply) in enumerate(content):
+                earlier = self._prompts.get(compact_messages(content[:turn], "user")) if role == "assistant" else None
+                if earlier is not None and (earlier, self._responses.get(reply)) in rows:
+                    edges.append((earlier, number))
+        if not edges:
+            return conversations
+        size = len(conversations)
+        graph = coo_array((np.ones(len(edges)), tuple(np.array(edges).T)), shape=(size, size))
+        component = connected_components(graph, directed=False)[1]
+        return np.unique(component, return_index=True)[1][component].astype(np.int64)
 
 
 def _interned(numbers: dict[Any, int], values: Sequence[Any]) -> Integers:
