@@ -1,9 +1,12 @@
-"""Public names of a package that are imported when they are first used."""
+"""Names of packages that are imported when they are first used, and short representations of large objects."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
+
+_SHORT = 60  # characters of a value that is shown as it is
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -26,3 +29,20 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
         return sorted({*vars(sys.modules[package]), *homes})
 
     return getattribute, names
+
+
+def compact_repr(instance: Any) -> str:
+    """Return the class of a dataclass with its fields: arrays by shape, collections by size, others as they are."""
+    shown = ", ".join(f"{field.name}={_compact(getattr(instance, field.name))}" for field in fields(instance))
+    return f"{type(instance).__name__}({shown})"
+
+
+def _compact(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _SHORT else f"str[{len(value)}]"
+    if isinstance(value, Mapping) or (isinstance(value, Sized) and not hasattr(value, "__dataclass_fields__")):
+        return f"{type(value).__name__}[{len(value)}]"
+    text = repr(value)
+    return text if len(text) <= 10 * _SHORT else f"<{type(value).__name__}>"

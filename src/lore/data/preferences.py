@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lore.data.issues import SourceLocations
 from lore.data.messages import Messages, as_json, conversation_key
 from lore.errors import ConfigError, DataError
+from lore.exports import compact_repr
 from lore.files import replacing
 
 Integers = NDArray[np.int64]
@@ -28,7 +29,7 @@ _LATEST = 1e11  # seconds since 1970 that are taken for milliseconds
 _FORGOTTEN = 1e-6  # what a comparison counts at least, however old
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ratings:
     """Ratings: user, row and rating, `[ratings]` each.
 
@@ -42,11 +43,13 @@ class Ratings:
     row_ref: Integers
     across_prompts: bool
 
+    __repr__ = compact_repr
+
     def __len__(self) -> int:
         return len(self.user)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preferences:
     """Comparisons ("this user chose this row over that one") or ratings, over conversations.
 
@@ -85,6 +88,8 @@ class Preferences:
     ratings: Ratings | None
     extra: dict[str, list[Any]]
     origin: SourceLocations = field(repr=False)
+
+    __repr__ = compact_repr
 
     def __len__(self) -> int:
         return len(self.ratings) if self.ratings is not None else len(self.user)

@@ -21,6 +21,7 @@ from lore.embedding.shards import Contents, Keys, StoreFolder, as_keys
 from lore.embedding.tokens import CUT, DROPPED, Conversation
 from lore.embedding.workers import workers
 from lore.errors import StoreError
+from lore.exports import compact_repr
 from lore.files import replacing
 from lore.progress import Progress, silent
 
@@ -28,7 +29,7 @@ _SHARD = 512  # conversations that a run loses at most when it is killed
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embeddings:
     """Vectors of conversations.
 
@@ -46,6 +47,8 @@ class Embeddings:
     fingerprint: Fingerprint
     reference: Tensor | None
     _order: NDArray[np.int64] = field(init=False, repr=False)
+
+    __repr__ = compact_repr
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_order", np.argsort(self.keys))

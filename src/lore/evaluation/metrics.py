@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lore.errors import ShapeError
 from lore.evaluation.intervals import LEVEL, Interval, Sample
+from lore.exports import compact_repr
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import likelihood
 from lore.fitting.personalize import UserWeights, project_on
@@ -15,7 +16,7 @@ from lore.pairs.table import Pairs
 _CERTAIN = 1e-12  # probabilities are kept this far from 0 and 1: one choice is not infinitely surprising
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Accuracy:
     """Share of a user's pairs that a model orders as the user did, averaged over users.
 
@@ -47,6 +48,8 @@ class Accuracy:
     these_prompts: Interval
     right: Tensor = field(repr=False)
     sample: Sample = field(repr=False)
+
+    __repr__ = compact_repr
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,8 @@ def reachable(pairs: Pairs) -> Tensor:
         return (1 + towards.abs()) / 2
     first, second = torch.minimum(pairs.chosen, pairs.rejected), torch.maximum(pairs.chosen, pairs.rejected)
     towards = torch.where(pairs.chosen == first, towards, -towards)
-    asked, number = torch.unique(torch.stack([pairs.user, first, second]), dim=1, return_inverse=True)
-    total = towards.new_zeros(asked.shape[1]).index_add_(0, number, towards)
+    cells, number = torch.unique(torch.stack([pairs.user, first, second]), dim=1, return_inverse=True)
+    total = towards.new_zeros(cells.shape[1]).index_add_(0, number, towards)
     return (1 + towards * total.sign()[number]) / 2
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from lore.errors import ConfigError, DataError, RunError, ShapeError
+from lore.exports import compact_repr
 from lore.files import read_json, replacing, write_json, write_text
 from lore.solvers.products import product
 
@@ -21,7 +22,7 @@ Family = Literal["simplex", "gaussian"]
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RewardBasis:
     """Reward of user u for a response x: `(center + vectors @ w_u) . e(x)` (Bose et al. 2025, section 3).
 
@@ -47,6 +48,8 @@ class RewardBasis:
     encoder: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    __repr__ = compact_repr
+
     def __post_init__(self) -> None:
         dim, columns = self.vectors.shape
         if self.center.shape != (dim,) or self.population.shape != (columns,):
@@ -71,7 +74,7 @@ class RewardBasis:
 
     @property
     def has_tastes(self) -> bool:
-        """Whether users' rewards can differ at all; False for pooled, and for the reference."""
+        """True if users' rewards can differ at all; not so for pooled, and for the reference."""
         return self.columns > 1 if self.family == "simplex" else bool(self.vectors.any())
 
     def truncated(self, rank: int) -> "RewardBasis":

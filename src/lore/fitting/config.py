@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from lore.errors import ConfigError
+from lore.exports import compact_repr
 from lore.fitting.basis import Family, RewardBasis
 from lore.solvers.objective import Average, PenaltyKind
 
@@ -104,7 +105,7 @@ class FitConfig:
 OptimalityKind = Literal["relative gradient", "covariance change"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A fitted basis and the weights of the users it was fitted on.
 
@@ -139,6 +140,8 @@ class Fit:
     weight_strength: float = 0.0
     validation: float | None = None
     optimality_kind: OptimalityKind = "relative gradient"
+
+    __repr__ = compact_repr
 
 
 def personal_ranks(family: Family, ranks: Sequence[Rank]) -> list[Rank]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lore.errors import ConfigError, ConvergenceWarning, ShapeError
+from lore.exports import compact_repr
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import GAUSSIAN_TOLERANCE, gaussian_problems, likelihood, simplex_problems
 from lore.pairs.table import Pairs
@@ -17,7 +18,7 @@ _TOLERANCE = 1e-7
 _UNSOLVED = 1e-6  # gap above which weights are not called found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UserWeights:
     """Weights of users, row by row in the order of `Pairs.users`.
 
@@ -33,6 +34,8 @@ class UserWeights:
     gap: Tensor
     pairs: Pairs
     basis: RewardBasis
+
+    __repr__ = compact_repr
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Posterior covariance of some users' weights, `[len(rows), columns, columns]` (gaussian family).

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lore.exports import compact_repr
+
 _ENUMERATED = 1_000  # items of one user up to which all strict pairs are listed before some are drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RatedRows:
     """Ratings from which pairs are drawn anew in every part of a split.
 
@@ -29,6 +31,8 @@ class RatedRows:
     prompt: Tensor | None
     pairs_per_user: int
     seed: int
+
+    __repr__ = compact_repr
 
     def only(self, mask: Tensor) -> "RatedRows":
         """Return the ratings in `mask`, a mask `[ratings]`."""

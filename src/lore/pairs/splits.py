@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lore.errors import ConfigError, DataError
+from lore.exports import compact_repr
 from lore.files import JsonFormat
 from lore.pairs.table import Pairs, by_pair
 
@@ -24,7 +25,7 @@ SPLIT_FORMAT = JsonFormat(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """Four parts: seen and unseen users, on training groups and on test groups.
 
@@ -43,6 +44,8 @@ class Split:
     unseen_test: Pairs
     dropped: int
     shared: int
+
+    __repr__ = compact_repr
 
     def parts(self) -> dict[str, Pairs]:
         """Return the four parts by name."""

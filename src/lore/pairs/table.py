@@ -11,6 +11,7 @@ from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.embedding.tokens import DROPPED
 from lore.errors import DataError, ShapeError
+from lore.exports import compact_repr
 from lore.pairs.ratings import RatedRows, draw
 from lore.solvers.objective import working_dtype
 
@@ -18,7 +19,7 @@ COPIED = 2**30  # bytes of embeddings up to which a table is made smaller by cop
 _CHECKED = 4_096  # rows of a table that are looked at at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pairs:
     """Choices between rows of a table of embeddings.
 
@@ -51,6 +52,8 @@ class Pairs:
     length: Tensor | None = None
     ratings: RatedRows | None = None
     comparison: Tensor | None = None
+
+    __repr__ = compact_repr
 
     def __len__(self) -> int:
         return len(self.user)
