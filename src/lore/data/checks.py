@@ -75,6 +75,8 @@ def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_
         row_issues: those that were found while it was read.
         to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """
+    if not len(preferences) and any(issue.fatal for issue in row_issues):
+        return CheckReport(_counts(preferences), sorted(row_issues, key=lambda issue: not issue.fatal))
     issues = [*row_issues, *(_too_few(preferences) if to_split else [])]
     if preferences.ratings is None:
         issues += _pair_issues(preferences)

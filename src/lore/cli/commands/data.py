@@ -26,7 +26,7 @@ def check(
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:
-        show_check(report)
+        show_check(report, str(data), loaded.format or "a table")
     if report.fatal:
         raise DataError(
             f"{data}: `lore train` would refuse it; {report.fatal[0].message} (kinds of fault: {len(report.fatal)})"

@@ -34,10 +34,17 @@ _FOLDERS: dict[FormatName, Callable[[Path, PreferencesBuilder, IssueLog], None]]
 
 @dataclass(frozen=True)
 class LoadResult:
-    """A table that was read from a source, and issues with single rows of it."""
+    """A table that was read from a source.
+
+    Attributes:
+        preferences: the table.
+        issues: with single rows of the source.
+        format: that it was read as; None if there is none, as of a simulation.
+    """
 
     preferences: Preferences
     issues: list[DataIssue]
+    format: FormatName | None = None
 
 
 def load(
@@ -82,20 +89,20 @@ def load_with_issues(
     with _uncollected():
         plain_comparisons = _read_columns(source, format, columns)
     if plain_comparisons is not None:
-        return LoadResult(plain_comparisons, [])
+        return LoadResult(plain_comparisons, [], "comparisons")
     builder = PreferencesBuilder(SourceLocations())
     issues = IssueLog(builder.origin)
-    folder = _folder_format(source, format)
+    recognized = _folder_format(source, format)
     with _uncollected():
-        if folder is not None:
-            _FOLDERS[folder](Path(source), builder, issues)
+        if recognized is not None:
+            _FOLDERS[recognized](Path(source), builder, issues)
         else:
-            _read_rows(source, format, columns or {}, builder, issues)
+            recognized = _read_rows(source, format, columns or {}, builder, issues)
     noted = list(issues)
     preferences = builder.build()
     if len(preferences) == 0 and not any(finding.fatal for finding in noted):
         raise DataError(f"{_name(source)}: holds no comparison; give at least one row")
-    return LoadResult(preferences, noted)
+    return LoadResult(preferences, noted, recognized)
 
 
 @contextmanager
@@ -138,21 +145,24 @@ def _read_rows(
     columns: Mapping[str, str],
     builder: PreferencesBuilder,
     issues: IssueLog,
-) -> None:
+) -> FormatName | None:
+    """Read rows into a builder; return their format, None if there is none that could be read."""
     records = read_records(source, builder.origin, issues)
     first = next(records, None)
     if first is None:
         if any(issues):
-            return
+            return None
         raise DataError(f"{_name(source)}: is empty; give at least one row")
     names = _renamed(first[1], columns, source)
-    parse = _parser(format_name or _recognize(names, source), builder)
+    format_name = format_name or _recognize(names, source)
+    parse = _parser(format_name, builder)
     checked: set[str] = set()
     for row_ref, record in chain([first], records):
         try:
             parse(Row(row_ref, _renamed(record, columns, source) if columns else record, issues, checked))
         except SkipRow:
             continue
+    return format_name
 
 
 def _renamed(record: dict[str, Any], columns: Mapping[str, str], source: Any) -> dict[str, Any]:
