@@ -38,13 +38,16 @@ def test_check_prints_counts_and_says_by_its_exit_code_whether_train_would_accep
     ):
         assert words in lore("check", jsonl(rows))[2]
         assert lore("train", jsonl(rows), "--out", jsonl(rows).parent / words)[0] == 2
+    assert "read as comparisons; `lore train` takes it" in lore("check", jsonl(small_rows()))[1]
+    broken = lore("check", jsonl([{"user_id": "u", "prompt": "p", "chosen": 3, "rejected": "b"}]))
+    assert "too few" not in broken[1] + broken[2]
     code, out, _ = lore("check", jsonl(small_rows()), "--json")
     assert json.loads(out)["counts"]["users"] == 6
 
 
 def test_the_main_job_and_what_follows_it(lore: Command, jsonl: Write, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
-    code, out, err = lore("train", jsonl(small_rows(users=24)), "--out", run, *SMALL)
+    code, out, err = lore("train", jsonl(small_rows(users=40)), "--out", run, *SMALL)
     assert (code, err) == (0, "")
     assert "Personalizing helps" in out
     assert "report.html" in out

@@ -97,7 +97,6 @@ BAD_ARGUMENTS = {
     "data that is a device": (["check", "/dev/null"], "neither a file nor a folder"),
     "a request that is a folder": (["rerank", "{finished}", "--user", "a", "{folder}"], "Is a directory"),
     "a model that is there already": (["fit", "{finished}"], "--force"),
-    "people who are known already": (["personalize", "{finished}", "{data}"], "--replace"),
     "negative rank": (["train", "{data}", "--out", "{folder}/run", "--ranks", "-1"], "ranks"),
     "rank above dim": (["train", "{data}", "--out", "{folder}/run", "--ranks", "99"], "at most"),
     "unseen above one": (["train", "{data}", "--out", "{folder}/run", "--unseen", "2"], "unseen"),

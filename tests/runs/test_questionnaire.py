@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 
 from builders import HashEncoder, small_rows
 from lore import cli
-from lore.data.formats import load_with_issues
+from lore.data.formats import load, load_with_issues
+from lore.runs.artifacts import Run
 from lore.runs.config import TrainConfig
 from lore.runs.questionnaire import Questionnaire
 from lore.runs.rewards import PersonalRewards
@@ -37,6 +38,15 @@ def test_a_questionnaire_learns_a_person_from_few_answers(tmp_path: Path, family
     typed = CliRunner().invoke(cli.app, command, input="1\n2\nq\n")
     assert typed.exit_code == 0, typed.output
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    assert "likes more than most users do" in typed.output
+    assert "2 answers kept" in typed.output
+    added = load(run / "added.parquet")
+    assert (added.users, len(added)) == (["new"], 2)
+    assert "new" in Run.load(run).users
+    forgotten = CliRunner().invoke(cli.app, [*command, "--forget"], input="1\nq\n")
+    assert "1 answer not kept" in forgotten.output
+    assert len(load(run / "added.parquet")) == 2
     ended = CliRunner().invoke(cli.app, command, input="1\n")  # Ctrl-D, or Ctrl-C, after one answer
     assert ended.exit_code == 130
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+    assert len(load(run / "added.parquet")) == 3  # what was answered is not lost

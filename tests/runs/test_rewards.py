@@ -12,7 +12,6 @@ from lore.fitting.basis import RewardBasis
 from lore.runs.artifacts import Run
 from lore.runs.config import TrainConfig
 from lore.runs.rewards import PersonalRewards, reranked, trl_reward, verl_score
-from lore.runs.steps import personalize_step
 from lore.runs.training import train
 
 LONG, SHORT = "apple bread cloud dream eagle flame", "kettle"
@@ -77,13 +76,6 @@ def test_the_gaussian_family_says_how_sure_it_is(tmp_path: Path) -> None:
     assert same is not None
     assert same[1] == same[2]  # what is the same is as good
     assert sum(same) == pytest.approx(1)
-
-    run = tmp_path / "run"
-    preferences = load_with_issues(small_rows(users=2, prompts=3)).preferences
-    personalize_step(run, preferences, replace_known=True, encoder=HashEncoder())
-    assert (
-        PersonalRewards.load(run, HashEncoder()).rerank("u1", "Say 1", texts).intervals is None
-    )  # it does not store what from
 
 
 def test_where_nothing_tells_people_apart_no_interval_pretends_to() -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -7,10 +8,14 @@ import torch
 
 from builders import HashEncoder, small_rows
 from lore.data.formats import load, load_with_issues
+from lore.embedding.store import Embeddings
 from lore.errors import ConfigError, DataError, RunError
+from lore.fitting.basis import Family
 from lore.fitting.personalize import fit_weights
+from lore.pairs.table import Pairs
 from lore.runs.artifacts import Run
 from lore.runs.data import RunData
+from lore.runs.rewards import PersonalRewards
 from lore.runs.steps import embed_step, evaluate_step, fit_step, personalize_step, sweep_step
 from lore.runs.training import train
 from runs_builders import CONFIG
@@ -25,14 +30,44 @@ def test_a_model_is_replaced_only_by_force_and_its_report_goes_with_it(tmp_path:
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_people_who_are_known_are_learned_anew_only_when_asked_for(tmp_path: Path) -> None:
-    train(load_with_issues(small_rows(users=24)), tmp_path / "run", CONFIG)
-    known = load(small_rows(users=1, prompts=2))
-    with pytest.raises(RunError, match="'u0'"):
-        personalize_step(tmp_path / "run", known, encoder=HashEncoder())
-    before = Run.load(tmp_path / "run").weights_of("u0")
-    assert personalize_step(tmp_path / "run", known, replace_known=True, encoder=HashEncoder()) == 1
-    assert not torch.equal(Run.load(tmp_path / "run").weights_of("u0"), before)
+def newer_rows(user: str, count: int = 6) -> list[dict[str, Any]]:
+    """Comparisons to prompts that no run has; this user likes short responses."""
+    return [
+        {
+            "user_id": user,
+            "prompt": f"Tell {number}",
+            "chosen": f"lemon {number}",
+            "rejected": f"island kettle {number}",
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("family", ["simplex", "gaussian"])
+def test_what_known_users_choose_later_is_added_to_what_the_run_holds(tmp_path: Path, family: Family) -> None:
+    rows, run = small_rows(users=24), tmp_path / "run"
+    train(load_with_issues(rows), run, replace(CONFIG, family=family))
+    for _ in range(2):  # the same file again changes nothing
+        assert personalize_step(run, load(newer_rows("u0") + newer_rows("new")), encoder=HashEncoder()) == 2
+        loaded = Run.load(run)
+        of_u0 = [row for row in rows if row["user_id"] == "u0"]
+        for user, told in (("u0", of_u0 + newer_rows("u0")), ("new", newer_rows("new"))):
+            alone = load(told)
+            embeddings = Embeddings.load(run / "embeddings")
+            expected = fit_weights(Pairs.from_embeddings(alone, embeddings), loaded.basis).weights[0]
+            torch.testing.assert_close(loaded.weights_of(user), expected, atol=1e-4, rtol=1e-4)
+        if family == "gaussian":
+            assert PersonalRewards.load(run, HashEncoder()).covariance("new") is not None
+            assert PersonalRewards.load(run, HashEncoder()).covariance("u0") is not None
+
+
+def test_users_who_were_added_stay_when_a_run_is_trained_again_on_more(tmp_path: Path) -> None:
+    rows, run = small_rows(users=24), tmp_path / "run"
+    train(load_with_issues(rows), run, CONFIG)
+    personalize_step(run, load(newer_rows("new")), encoder=HashEncoder())
+    train(load_with_issues(small_rows(users=26)), run, CONFIG, force=True)
+    assert {"new", "u25"} <= Run.load(run).users.keys()
+    assert PersonalRewards.load(run, HashEncoder()).rerank("new", "Tell 3", ["lemon", "island"]).personalized
 
 
 def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) -> None:
@@ -41,9 +76,9 @@ def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) ->
     nothing = [row | {"weight": 0.0} for row in small_rows(users=2) if row["user_id"] == "u0"]
     nothing.append({"user_id": "new", "prompt": "p", "chosen": "same", "rejected": "same"})
     with pytest.raises(DataError, match="no usable comparison"):
-        personalize_step(tmp_path / "run", load(nothing), replace_known=True, encoder=HashEncoder())
-    told = [row for row in small_rows(users=2, prompts=2) if row["user_id"] == "u1"]
-    assert personalize_step(tmp_path / "run", load(nothing + told), replace_known=True, encoder=HashEncoder()) == 1
+        personalize_step(tmp_path / "run", load(nothing), encoder=HashEncoder())
+    told = newer_rows("u1")
+    assert personalize_step(tmp_path / "run", load(nothing + told), encoder=HashEncoder()) == 1
     after = Run.load(tmp_path / "run")
     assert "new" not in after.users
     assert torch.equal(after.weights_of("u0"), before.weights_of("u0"))

@@ -11,6 +11,7 @@ from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.files import read_json
 from lore.runs.artifacts import Run, save_users
+from lore.runs.steps import personalize_step
 from lore.serve.client import Client, ServerError
 from lore.serve.erasure import erase_from_run
 from lore.serve.service import TENANT, Service
@@ -18,6 +19,8 @@ from lore.serve.store.database import Database
 from lore.serve.store.events import Batch, Erased
 from serve_builders import SECRET, TestClient, events, quick_app
 from serving import LONG, SHORT, choices
+
+WORDS = "Meet me at the old mill"  # in nothing that the run was trained on
 
 
 def holds(folder: Path, needle: str) -> list[str]:
@@ -34,6 +37,24 @@ def holds(folder: Path, needle: str) -> list[str]:
         if needle.encode() in content:
             found.append(path.name)
     return found
+
+
+def test_what_a_user_added_is_erased_with_the_rest(run: Path) -> None:
+    rows = [{"user_id": user, "prompt": "p", "chosen": f"{WORDS} {user}", "rejected": LONG} for user in ("u1", "added")]
+    kept = {"user_id": "other", "prompt": "p", "chosen": SHORT, "rejected": LONG}
+    personalize_step(run, load([*rows, kept]), encoder=HashEncoder())
+    (run / "users.csv").write_text("user,gain\nu1,0.1\n")
+    assert holds(run, WORDS) == ["added.parquet"]
+    with TestClient(quick_app(run)) as http:
+        client = Client(http=http)
+        assert client.erase("added")["run"]
+        assert client.erase("u1")["run"]
+    assert holds(run, WORDS) == []
+    assert not (run / "users.csv").exists()
+    assert load(run / "added.parquet").users == ["other"]
+    tables = [load(run / name) for name in ("preferences.parquet", "added.parquet")]
+    stored = Embeddings.load(run / "embeddings", verify=True).keys
+    assert {bytes(key) for key in stored} == {key for table in tables for key in table.conversation_keys()}
 
 
 def test_an_erased_person_is_nowhere_and_does_not_come_back(run: Path) -> None:

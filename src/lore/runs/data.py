@@ -4,19 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lore.data.formats import load
 from lore.data.preferences import Preferences
 from lore.embedding.store import Embeddings
 from lore.errors import RunError
-from lore.fitting.personalize import fit_weights
 from lore.pairs.table import Pairs
-from lore.runs.artifacts import Run
 from lore.runs.config import TrainConfig
 from lore.runs.folder import RunFolder
-
-_SAME = 1e-3  # difference of weights that are learned from the same comparisons on different machines
 
 
 @dataclass(frozen=True)
@@ -43,14 +38,18 @@ class RunData:
             RunError: there is no run, or its users are simulated.
         """
         folder = RunFolder(Path(run))
-        state = folder.state()["config"]
-        if state.get("experiment") == "personalllm":
+        config = config_of(folder)
+        if config.experiment == "personalllm":
             raise RunError(f"{run}: its users are simulated; repeat it whole with `lore reproduce personalllm`")
-        config = TrainConfig.from_json(state)
         preferences = load(folder.preferences)
         embeddings = Embeddings.load(folder.embeddings)
         pairs = all_pairs(with_time_decay(preferences, config), embeddings, config)
         return cls(preferences, embeddings, pairs, config)
+
+
+def config_of(folder: RunFolder) -> TrainConfig:
+    """Return the arguments of a run."""
+    return TrainConfig.from_json(folder.state()["config"])
 
 
 def with_time_decay(preferences: Preferences, config: TrainConfig) -> Preferences:
@@ -75,12 +74,16 @@ class RunComparison:
 
 
 def comparisons_of_run(run: str | Path) -> list[RunComparison]:
-    """Return the comparisons that weights were learned from; for ratings, the pairs that were drawn from them."""
+    """Return the comparisons that a run was trained on; for ratings, the pairs that were drawn from them."""
     data = RunData.load(run)
-    pairs, embeddings = data.pairs, data.embeddings
+    return comparisons_of_pairs(data.preferences, data.embeddings, data.pairs)
+
+
+def comparisons_of_pairs(preferences: Preferences, embeddings: Embeddings, pairs: Pairs) -> list[RunComparison]:
+    """Return pairs by rows of the table of preferences that they were made from."""
     row = torch.arange(len(pairs.vectors))
     if pairs.vectors is embeddings.vectors:  # a large table is not copied: its rows are the store's
-        stored = embeddings.rows(data.preferences)
+        stored = embeddings.rows(preferences)
         row[stored] = torch.arange(len(stored))
     rejected = pairs.chosen if pairs.rejected is None else pairs.rejected
     columns = (pairs.user, row[pairs.chosen], row[rejected], pairs.weight, pairs.label)
@@ -88,22 +91,3 @@ def comparisons_of_run(run: str | Path) -> list[RunComparison]:
         RunComparison(pairs.users[user], chosen, other, weight, label)
         for user, chosen, other, weight, label in zip(*(column.tolist() for column in columns), strict=True)
     ]
-
-
-def learned_covariance(run: Run, pairs: Pairs, user: str) -> Tensor | None:
-    """Return the posterior covariance of a user's weights, `[columns, columns]` (gaussian family).
-
-    Args:
-        run: whose weights these are.
-        pairs: all pairs of the run.
-        user: an id of the run.
-
-    Returns:
-        None for a user whom `lore personalize` added or learned again, as the run does not store what they chose.
-    """
-    if user not in pairs.users:
-        return None
-    solved = fit_weights(pairs.for_users(torch.tensor([pairs.users.index(user)])), run.basis)
-    if not torch.allclose(solved.weights[0], run.weights_of(user), atol=_SAME):
-        return None
-    return solved.covariance(torch.tensor([0]))[0].double()

@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "preferences.parquet"
 
     @property
+    def added(self) -> Path:
+        """Comparisons that were added after training; personal data, and kept by `force`."""
+        return self.path / "added.parquet"
+
+    @property
     def embeddings(self) -> Path:
         """The store of embeddings; `force` keeps it."""
         return self.path / "embeddings"
@@ -166,7 +171,7 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.is_dir() and entry != self.embeddings:
                 shutil.rmtree(entry)
-            elif entry.is_file() and not entry.name.startswith(self.feedback.name):
+            elif entry.is_file() and entry != self.added and not entry.name.startswith(self.feedback.name):
                 entry.unlink()
 
 

@@ -1,5 +1,6 @@
 """`lore ask`: questions for one user out of a RUN folder, each chosen after the answers before it."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lore.data.builder import PreferencesBuilder
 from lore.data.formats import load
+from lore.data.issues import SourceLocations
 from lore.data.messages import as_json, text_of
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
@@ -15,9 +18,11 @@ from lore.errors import DataError
 from lore.fitting.active import MIN_GAIN, Question, next_comparison
 from lore.fitting.personalize import fit_weights
 from lore.pairs.table import Pairs
+from lore.runs.added import add_to_run, run_data, save_with_added
 from lore.runs.artifacts import Run
 from lore.runs.folder import RunFolder
 
+_SHOWN = 2  # responses at each end of what was learned
 _MAX_PAIRS = 20_000  # pairs of responses to one prompt among which a question is chosen
 
 
@@ -48,11 +53,12 @@ class Questionnaire:
             min_gain: expected gain in accuracy below which a question says `stop`.
             seed: of the draw where there are very many pairs.
         """
-        finished, folder = Run.load(run), RunFolder(Path(run))
-        self._basis, self._user, self._min_gain = finished.basis, user, min_gain
+        self._run, folder = Run.load(run), RunFolder(Path(run))
+        self._folder, self._basis = folder, self._run.basis
+        self._user, self._min_gain = user, min_gain
         self._preferences = load(folder.preferences)
         store = Embeddings.load(folder.embeddings)
-        self._vectors = store.vectors[store.rows(self._preferences)].float()
+        self._store, self._vectors = store, store.vectors[store.rows(self._preferences)].float()
         self._candidates = candidate_pairs(self._preferences, seed)
         self._answers: list[tuple[int, int]] = []
 
@@ -109,6 +115,32 @@ class Questionnaire:
                 }
             )
         return rows
+
+    def keep(self) -> None:
+        """Add the answers to what the run holds of the user, and learn the user from all of it."""
+        origin = SourceLocations()
+        origin.open("the answers", "answer")
+        builder = PreferencesBuilder(origin)
+        for number, sides in enumerate(self._answers, 1):
+            chosen, rejected = (builder.row(*self._preferences.conversation(row)) for row in sides)
+            builder.compare(self._user, chosen, rejected, origin.add_row(number))
+            builder.keep({"timestamp": time.time()})
+        add_to_run(run_data(self._folder), self._folder, builder.build(), self._store)
+        weights = {user: self._run.weights[row] for user, row in self._run.users.items()}
+        save_with_added(self._folder, weights, [self._user], self._basis)
+
+    def learned(self) -> tuple[list[str], list[str]]:
+        """Return responses of the run that the user likes more than most users do, and less, by the answers."""
+        apart = self.weights() - self._basis.population.to(self.weights())
+        order = (self._basis.coordinates(self._vectors) @ apart.to(self._vectors)).argsort(descending=True).tolist()
+        texts = [text_of(self._preferences.conversation(row)[1]).strip() for row in order]
+        distinct = list(dict.fromkeys(text for text in texts if text))
+        return distinct[:_SHOWN], distinct[::-1][:_SHOWN]
+
+    @property
+    def answers(self) -> int:
+        """Number of questions that were answered."""
+        return len(self._answers)
 
     def weights(self) -> Tensor:
         """Return the user's weights from the answers, `[columns]`."""

@@ -17,9 +17,10 @@ from lore.embedding.load import load_encoder
 from lore.errors import DataError, StoreError
 from lore.fitting.basis import RewardBasis
 from lore.runs.artifacts import Run
+from lore.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from lore.pairs.table import Pairs
+    from lore.runs.data import RunData
 
 _NORMAL = float(ndtri(0.975))  # half of a 95 % interval, in standard deviations
 _DRAWS = 4_096  # of a user's weights, for the probability that a candidate is the best
@@ -76,7 +77,7 @@ class PersonalRewards:
         return cls(run, encoder or load_encoder(run.encoder, run.options))
 
     def weights(self, user: str | int | None) -> tuple[Tensor, bool]:
-        """Weights `[columns]` for a user, and whether they are the user's own: not the population's, or everybody's.
+        """Weights `[columns]` for a user, and whether they are the user's own; not so where all users have the same.
 
         Raises:
             DataError: the id is neither a text nor a whole number.
@@ -133,21 +134,21 @@ class PersonalRewards:
     def covariance(self, user: str | int | None) -> Tensor | None:
         """Posterior covariance of a user's weights, `[columns, columns]`; the prior's for an unknown user.
 
-        None for a user whom `lore personalize` added or learned again: the run does not store their comparisons. The
-        first call for a user of the run reads its comparisons.
+        None for a user whose comparisons the run does not hold. The first call for a user of the run reads its
+        comparisons.
         """
         user = _identifier(user)
         if user is None or user not in self.run.users:
             return torch.eye(self.run.basis.columns, dtype=torch.float64)
-        from lore.runs.data import learned_covariance  # reading comparisons takes more than scoring does
+        from lore.runs.added import learned_covariance  # reading comparisons takes more than scoring does
 
-        return learned_covariance(self.run, self._pairs, user)
+        return learned_covariance(self.run, self._data, user)
 
     @cached_property
-    def _pairs(self) -> "Pairs":
-        from lore.runs.data import RunData
+    def _data(self) -> "RunData | None":
+        from lore.runs.added import run_data
 
-        return RunData.load(self.run.folder).pairs
+        return run_data(RunFolder(self.run.folder))
 
     def best_of(self, user: str | int | None, prompt: Any, candidates: Sequence[Any]) -> Any:
         """Return the candidate with the highest reward for one user."""

@@ -23,9 +23,10 @@ from lore.fitting.personalize import fit_weights
 from lore.pairs.splits import Split, write_split
 from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
+from lore.runs.added import add_to_run, run_data, save_with_added
 from lore.runs.artifacts import Run, save_users
 from lore.runs.config import TrainConfig
-from lore.runs.data import RunData, with_time_decay
+from lore.runs.data import RunData, config_of, with_time_decay
 from lore.runs.folder import RunFolder
 from lore.runs.training import embed, save_model, split_of_run, sweep_of_run
 
@@ -96,51 +97,37 @@ def fit_step(
 
 
 def personalize_step(
-    run: str | Path,
-    preferences: Preferences,
-    *,
-    replace_known: bool = False,
-    encoder: Encoder | None = None,
-    progress: Progress = silent,
+    run: str | Path, preferences: Preferences, *, encoder: Encoder | None = None, progress: Progress = silent
 ) -> int:
-    """Learn the weights of the users in a table with the basis of a RUN folder frozen; return how many were learned.
+    """Add comparisons to a run and learn the weights of their users, the basis frozen; return how many were learned.
 
-    Users without a usable comparison keep their weights and are not counted.
+    Users are learned from these comparisons and all that the run holds of them: it keeps what is added. A comparison
+    that it holds already is not counted twice. Users without a usable comparison keep their weights.
 
     Args:
         run: the RUN folder (`lore personalize`).
         preferences: comparisons of the users.
-        replace_known: learn the weights of users of the run again, from this table alone.
         encoder: that of the run; loaded by its name by default.
         progress: called with every shard that is embedded.
 
     Raises:
-        RunError: the run has some of these users already, and `replace_known` is false.
         DataError: nothing can be learned from the table.
     """
     existing = Run.load(run)
-    again = [user for user in preferences.users if user in existing.users]
-    if again and not replace_known:
-        raise RunError(
-            f"{run}: {len(again)} of these users are in the run already (such as {again[0]!r}); train on old and new "
-            "comparisons together, or give a file of all that these users chose and `replace_known`"
-        )
     folder = RunFolder(existing.folder)
     embeddings = encode(
         preferences, encoder or existing.encoder, folder.embeddings, options=existing.options, progress=progress
     )
-    config = TrainConfig.from_json(folder.state()["config"])
-    pairs = Pairs.from_embeddings(with_time_decay(preferences, config), embeddings)
-    has_pairs = pairs.counts > 0
-    if not bool(has_pairs.any()):
+    pairs = Pairs.from_embeddings(with_time_decay(preferences, config_of(folder)), embeddings)
+    users = [pairs.users[row] for row in torch.nonzero(pairs.counts > 0).flatten().tolist()]
+    if not users:
         raise DataError(
             "no usable comparison: the sides of each are equal or too long, or its `weight` is 0; give others"
         )
-    pairs = pairs.for_users(torch.nonzero(has_pairs).flatten())
-    learned = dict(zip(pairs.users, fit_weights(pairs, existing.basis).weights, strict=True))
-    weights = {user: existing.weights[row] for user, row in existing.users.items()} | learned
-    save_users(folder.users, list(weights), torch.stack(list(weights.values())))
-    return len(learned)
+    add_to_run(run_data(folder), folder, preferences, embeddings)
+    weights = {user: existing.weights[row] for user, row in existing.users.items()}
+    save_with_added(folder, weights, users, existing.basis)
+    return len(users)
 
 
 def evaluate_step(run: str | Path) -> dict[str, Accuracy]:

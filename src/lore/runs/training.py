@@ -31,6 +31,7 @@ from lore.fitting.personalize import fit_weights
 from lore.pairs.splits import Split, read_split, split, write_split
 from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
+from lore.runs.added import read_added, save_with_added
 from lore.runs.artifacts import save_users
 from lore.runs.config import TrainConfig
 from lore.runs.data import all_pairs, with_time_decay
@@ -120,7 +121,11 @@ def _train(
         more_splits = held_out_of_splits(pairs, config, embeddings.reference, progress)
     with timer.phase("personalize"):
         basis = save_model(folder, sweep.chosen, config.provenance(preferences.fingerprint()), embeddings.fingerprint)
-        save_users(folder.users, pairs.users, fit_weights(pairs, basis).weights)
+        weights = fit_weights(pairs, basis).weights
+        save_users(folder.users, pairs.users, weights)
+        if (added := read_added(folder)) is not None:  # by `lore personalize`, to a run that this one replaces
+            embed(added, config, folder, progress)
+            save_with_added(folder, dict(zip(pairs.users, weights, strict=True)), added.users, basis)
     truncated = embeddings.truncation_counts(preferences)
     summary = Summary(
         title=title,
@@ -146,8 +151,8 @@ def finish(folder: RunFolder, summary: Summary) -> TrainOutcome:
     write_text(folder.user_table, users_csv(summary.statistics.users, redact=bool(summary.config.get("redact"))))
     REPORT_FORMAT.write(folder.report_json, report_json(summary))
     folder.mark_finished()
-    found = list(cautions(summary.sweep))
-    return TrainOutcome(folder.path, summary.finding, found, summary.sweep, summary.split)
+    lines = list(cautions(summary.sweep))
+    return TrainOutcome(folder.path, summary.finding, lines, summary.sweep, summary.split)
 
 
 def run_arguments(config: TrainConfig) -> dict[str, Any]:

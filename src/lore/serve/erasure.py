@@ -14,6 +14,7 @@ from lore.data.messages import text_of
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.pairs.splits import SPLIT_FORMAT
+from lore.runs.added import erase_added, read_added
 from lore.runs.artifacts import read_users, save_users
 from lore.runs.folder import RunFolder
 from lore.serve.service import TENANT, Service
@@ -36,19 +37,31 @@ def erase_from_run(service: Service, tenant: str, user: str) -> bool:
     with FileLock(folder.path / _LOCK):
         preferences = load(folder.preferences)
         in_weights = _erase_from_users(folder.users, user)
+        added = read_added(folder)
+        in_added = erase_added(folder, user)
         if user not in preferences.users:
-            return in_weights
+            if added is not None and in_added:
+                _drop_vectors(service, folder, preferences, set(added.conversation_keys()))
+            return in_weights or in_added
         remaining = without_user(preferences, user)
         _erase_from_split(folder.split, preferences, remaining, user)
         texts = _texts(preferences) - _texts(remaining)
-        for path in (folder.report_html, folder.report_json):
+        for path in (folder.report_html, folder.report_json, folder.user_table):
             if path.exists() and _shows(path.read_text(encoding="utf-8"), user, texts):
                 path.unlink()
-        unneeded = set(preferences.conversation_keys()) - set(remaining.conversation_keys())
-        Embeddings.drop(folder.embeddings, sorted(unneeded - service.store.events.in_use(unneeded)))
+        before = set(preferences.conversation_keys()) | set([] if added is None else added.conversation_keys())
+        _drop_vectors(service, folder, remaining, before)
         remaining.to_parquet(folder.preferences)
         service.reload_run(remaining)
     return True
+
+
+def _drop_vectors(service: Service, folder: RunFolder, remaining: Preferences, before: set[bytes]) -> None:
+    """Drop the vectors of conversations that were needed before and are not now."""
+    added = read_added(folder)
+    needed = set(remaining.conversation_keys()) | set([] if added is None else added.conversation_keys())
+    unneeded = before - needed
+    Embeddings.drop(folder.embeddings, sorted(unneeded - service.store.events.in_use(unneeded)))
 
 
 def _erase_from_users(folder: Path, user: str) -> bool:
@@ -68,7 +81,11 @@ def _texts(preferences: Preferences) -> set[str]:
 def _shows(content: str, user: str, texts: set[str]) -> bool:
     """Return True if a report holds the id, or what it would quote of a text that only this user's choices held."""
     pieces = [user, *(text.strip()[:100] for text in texts if text.strip())]
-    forms = [form for piece in pieces for form in (piece, html.escape(piece), json.dumps(piece)[1:-1])]
+    forms = [
+        form
+        for piece in pieces
+        for form in (piece, html.escape(piece), json.dumps(piece)[1:-1], piece.replace('"', '""'))
+    ]
     return any(form in content for form in forms)
 
 

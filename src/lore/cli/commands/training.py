@@ -22,7 +22,7 @@ from lore.cli.options import (
     parse_ranks,
     with_option_groups,
 )
-from lore.cli.output import progress_bars, show_outcome, show_results
+from lore.cli.output import program, progress_bars, show_outcome, show_results
 
 
 @app.command()
@@ -39,7 +39,7 @@ def demo(
     show_outcome(outcome)
     user = outcome.split.unseen_shots.users[0]
     question = '{"prompt": "How do I cook rice?", "candidates": ["Rinse it first.", "What rice do you have?"]}'
-    typer.echo(f"\nNext: echo '{question}' | lore rerank {out} --user {user}")
+    typer.echo(f"\nNext: echo '{question}' | {program()} rerank {out} --user {user}")
 
 
 @app.command()
@@ -54,7 +54,6 @@ def train(
     ranks: Ranks = "0,1,auto",
     seed: Seed = 0,
     split_file: SplitFile = None,
-    splits: Annotated[int, typer.Option(help="Splits into training and test that the finding is the mean of.")] = 1,
     half_life: Annotated[
         float | None,
         typer.Option(
@@ -76,7 +75,6 @@ def train(
         family=family,
         ranks=parse_ranks(ranks),
         seed=seed,
-        splits=splits,
         half_life=half_life,
         redact=redact,
         split_file=None if split_file is None else str(split_file),
@@ -153,16 +151,13 @@ def personalize(
     run: RunPath,
     data: Data,
     columns: ColumnOptions,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Learn users of the run again, from this file alone.")
-    ] = False,
 ) -> None:
-    """Learn the weights of the users in a file, with the basis of a RUN folder frozen."""
+    """Add the comparisons in a file to a RUN folder and learn the weights of their users, the basis frozen."""
     from lore.runs.steps import personalize_step
 
     preferences = columns.load_usable(data).preferences
     with progress_bars() as progress:
-        users = personalize_step(run, preferences, replace_known=replace, progress=progress)
+        users = personalize_step(run, preferences, progress=progress)
     typer.echo(f"weights of {users:,} users in {run / 'users'}")
     if remaining := len(preferences.users) - users:
         typer.echo(f"{remaining:,} without a usable comparison: weights they had are unchanged, new users have none")

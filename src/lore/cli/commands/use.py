@@ -14,7 +14,9 @@ from lore.cli.output import progress_bars
 from lore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lore.runs.questionnaire import QuestionTexts
+    from lore.runs.questionnaire import Questionnaire, QuestionTexts
+
+_EXCERPT = 160  # characters of a response
 
 
 @app.command()
@@ -59,20 +61,33 @@ def ask(
     run: RunPath,
     user: Annotated[str, typer.Option(help="Who answers.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="A .jsonl file of the answers, for `lore personalize`.", show_default=False)
+        Path | None, typer.Option(help="Write the answers to a .jsonl file as well.", show_default=False)
     ] = None,
     max_questions: Annotated[int, typer.Option("--most", help="Questions at most.", min=1)] = 20,
     min_gain: Annotated[
         float, typer.Option("--worth", help="Gain in accuracy below which asking more is not worth it.")
     ] = 1e-4,
+    keep: Annotated[bool, typer.Option("--keep/--forget", help="Add the answers to RUN, and learn the user.")] = True,
 ) -> None:
     """Ask one user the questions that are expected to tell most about them; 1 or 2 answers, q ends."""
-    from lore.files import write_text
     from lore.runs.questionnaire import Questionnaire
 
     questions = Questionnaire(run, user, min_gain=min_gain)
     if out is not None and questions.across_prompts:
         raise ConfigError("--out cannot hold answers about responses to different prompts, which this run compares")
+    try:
+        _ask(questions, out, max_questions)
+    finally:  # also after Ctrl-C
+        if keep and questions.answers:
+            questions.keep()
+    if questions.answers:
+        _show_learned(questions, run, user, keep=keep)
+
+
+def _ask(questions: "Questionnaire", out: Path | None, max_questions: int) -> None:
+    """Ask until the user has enough, or nothing more is worth asking."""
+    from lore.files import write_text
+
     for number in range(1, max_questions + 1):
         if questions.is_over:
             break
@@ -86,7 +101,19 @@ def ask(
         questions.answer(texts, first=answer == "1")
         if out is not None:
             write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions.comparisons()))
-    typer.echo(json.dumps({"user": user, "weights": questions.weights().tolist()}))
+
+
+def _show_learned(questions: "Questionnaire", run: Path, user: str, *, keep: bool) -> None:
+    """Say what was learned, in the run's own words, and what to do with it."""
+    for what, texts in zip(("more", "less"), questions.learned(), strict=True):
+        typer.echo(f"\nBy these answers, {user} likes {what} than most users do:")
+        for text in texts:
+            typer.echo(textwrap.indent(textwrap.shorten(text, _EXCERPT, placeholder="…"), "  - "))
+    count = f"{questions.answers} answer{'' if questions.answers == 1 else 's'}"
+    if keep:
+        typer.echo(f"\n{count} kept in {run}. Order responses for this user: lore rerank {run} --user {user}")
+    else:
+        typer.echo(f"\n{count} not kept, as asked.")
 
 
 def _answer(number: int, texts: "QuestionTexts") -> str:
