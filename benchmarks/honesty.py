@@ -1,12 +1,12 @@
 """How often a report's headline is right, on simulated worlds whose truth is known; the tables of docs/results.md.
 
-python benchmarks/honesty.py [WORLDS]
+python benchmarks/honesty.py [WORLDS [KIND ...]]
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lore.evaluation.cautions import controls
-from lore.evaluation.metrics import ProjectedPairs, correct
+from lore.evaluation.intervals import MIN_USERS, Interval
+from lore.evaluation.metrics import ProjectedPairs, correct, gain
 from lore.evaluation.summary import finding_of
-from lore.evaluation.sweep import Sweep, run_sweep
+from lore.evaluation.sweep import Sweep, held_out_of_split, run_sweep
 from lore.fitting.config import FitConfig
 from lore.fitting.personalize import fit_weights
 from lore.pairs.splits import split
@@ -114,45 +115,49 @@ def true_gain(population: Population, world: World, sweep: Sweep, shots: Pairs) 
     return float((correct(test, own) - correct(test, pooled)).mean())
 
 
-def judge(world: World, seed: int) -> dict[str, Any]:
-    """Train on one world and say what its report would."""
+def judge(world: World, splits: int, seed: int) -> dict[str, Any]:
+    """Train on one world and say what its report would, from some splits."""
     torch.set_num_threads(1)
     population, pairs = populate(world, seed)
-    parts = split(pairs, seed=seed)
+    parts = split(pairs, seed=seed, rotation=(0, splits))
     sweep = run_sweep(parts, [1, "auto"], families=("gaussian",), config=FitConfig(seed=seed))
-    finding = finding_of(sweep)
-    groups = {group.setting: group for group in finding.groups}
-    new = groups["unseen_test"]
+    others = [split(pairs, seed=seed, rotation=(number, splits)) for number in range(1, splits)]
+    more = [held_out_of_split(other, [1, "auto"], ("gaussian",), FitConfig(seed=seed)) for other in others]
+    finding = finding_of(sweep, more)
     truth = true_gain(population, world, sweep, parts.unseen_shots) if world.taste > 0 else 0.0
-    these = new.gain.these_prompts
+    # At 95 % each: the finding's own intervals share their error with those of seen users.
+    measured = gain(sweep.per_user, sweep.baseline)
+    covered = None
+    if measured.users >= MIN_USERS:
+        intervals = Interval(measured.low, measured.high), measured.these_prompts
+        covered = [bool(one.low <= truth <= one.high) for one in intervals]
     return {
         "has_tastes": finding.has_tastes,
-        "verdicts": {setting: group.verdict for setting, group in groups.items()},
+        "verdicts": {group.setting: group.verdict for group in finding.groups},
         "controls": {control.name: control.verdict for control in controls(sweep)},
-        "gain": new.gain.mean,
+        "gain": measured.mean,
         "truth": truth,
-        "covered": bool(new.gain.low <= truth <= new.gain.high),
-        "covered_by_users_alone": bool(these.low <= truth <= these.high),
+        "covered": covered,
     }
 
 
 def shares(world: World, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Count what the reports of a kind of world say."""
     said = {setting: Counter(one["verdicts"].get(setting) for one in found) for setting in ("unseen_test", "seen_test")}
-    tastes = [one for one in found if one["has_tastes"]]
+    covered = [one["covered"] for one in found if one["has_tastes"] and one["covered"]]
     failed = Counter(name for one in found for name, verdict in one["controls"].items() if verdict == "does not hold")
     helps = [any(verdict == "helps" for verdict in one["verdicts"].values()) and one["has_tastes"] for one in found]
     hurts = [any(verdict == "hurts" for verdict in one["verdicts"].values()) and one["has_tastes"] for one in found]
     return {
         **asdict(world),
         "worlds": len(found),
-        "tastes_found": len(tastes) / len(found),
+        "tastes_found": float(np.mean([one["has_tastes"] for one in found])),
         "says_helps": float(np.mean(helps)),
         "says_hurts": float(np.mean(hurts)),
         "verdicts": {setting: dict(counts) for setting, counts in said.items()},
         "true_gain": float(np.mean([one["truth"] for one in found])),
-        "covered": float(np.mean([one["covered"] for one in tastes])) if tastes else None,
-        "covered_by_users_alone": float(np.mean([one["covered_by_users_alone"] for one in tastes])) if tastes else None,
+        "intervals": len(covered),
+        "covered": np.mean(covered, axis=0).round(3).tolist() if covered else None,  # new prompts, these prompts
         "controls_failed": dict(failed),
     }
 
@@ -175,13 +180,24 @@ PLANTED = [
 FLUKE = [World(212, 8, 600, 0.0, 1.0)]  # many users of few choices
 
 
-def main(worlds: int, map_worlds: Callable[..., Any]) -> None:
-    for kind, each in (("null", 2 * worlds // len(NULL)), ("planted", worlds // len(PLANTED)), ("fluke", worlds // 4)):
-        for world in {"null": NULL, "planted": PLANTED, "fluke": FLUKE}[kind]:
-            found = list(map_worlds(partial(judge, world), range(max(each, 1))))
-            print(json.dumps({"kind": kind, **shares(world, found)}), flush=True)
+# Each kind of world, the share of all worlds that are of that kind, and the splits that its finding is the mean of.
+KINDS = {
+    "null": (NULL, 2.0, 1),
+    "planted": (PLANTED, 1.0, 1),
+    "planted-5-splits": (PLANTED[2:3], 0.2, 5),
+    "fluke": (FLUKE, 0.25, 1),
+}
+
+
+def main(worlds: int, kinds: Sequence[str], map_worlds: Callable[..., Any]) -> None:
+    for kind in kinds:
+        of_kind, share, splits = KINDS[kind]
+        for world in of_kind:
+            count = max(int(share * worlds) // len(of_kind), 1)
+            judged = list(map_worlds(partial(judge, world, splits), range(count)))
+            print(json.dumps({"kind": kind, **shares(world, judged)}), flush=True)
 
 
 if __name__ == "__main__":
     with ProcessPoolExecutor() as pool:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, pool.map)
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, sys.argv[2:] or list(KINDS), pool.map)

@@ -68,7 +68,6 @@ _OPTIONS = {
     "rank": "the rank",
     "ranks": "--ranks",
     "rate": "--rate",
-    "replace_known": "--replace",
     "scopes": "--scopes",
     "seed": "--seed",
     "split_by": "--split",

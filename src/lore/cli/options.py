@@ -141,6 +141,8 @@ class SplitOptions:
     pairs_per_user: Annotated[int, typer.Option(help="Pairs drawn from a user's ratings, in each part.")] = 200
     min_pairs: Annotated[int, typer.Option(help="Leave users with fewer test pairs out of accuracies.")] = 5
 
+    splits: Annotated[int, typer.Option(help="Splits into training and test that the finding is the mean of.")] = 1
+
     def arguments(self) -> dict[str, Any]:
         """Return the options as arguments of `TrainConfig`."""
         return {
@@ -149,6 +151,7 @@ class SplitOptions:
             "test": self.test,
             "pairs_per_user": self.pairs_per_user,
             "min_pairs": self.min_pairs,
+            "splits": self.splits,
         }
 
 

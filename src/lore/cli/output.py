@@ -1,8 +1,11 @@
 """Output of commands: progress bars, tables of results, the issues of `lore check`."""
 
+import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,14 +18,39 @@ if TYPE_CHECKING:
     from lore.progress import Progress
     from lore.runs.training import TrainOutcome
 
+_LINE_SECONDS = 30.0
+
+
+def program() -> str:
+    """Return how a shell finds this command: its name if it is on the PATH, else its path."""
+    name = Path(sys.argv[0]).name
+    return name if shutil.which(name) else sys.argv[0]
+
+
+class _ProgressLines:
+    """Progress without a terminal: a line of every task that takes long, each half a minute."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._shown = time.monotonic()
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
+        """Write a line if the last one was long ago."""
+        now = time.monotonic()
+        begun = self._begun.setdefault(task, now)
+        if now - self._shown < _LINE_SECONDS:
+            return
+        self._shown = now
+        rate = done / (now - begun) if now > begun else 0.0
+        left = f", about {(total - done) / rate:.0f} s left" if rate > 0 else ""
+        typer.echo(f"{task}: {done:,} of {total:,} ({rate:.1f}/s{left}) {note}".rstrip(), err=True)
+
 
 @contextmanager
 def progress_bars() -> Iterator["Progress"]:
-    """Show progress bars with a rate and the time left on a terminal; nothing elsewhere."""
-    from lore.progress import silent
-
+    """Show progress bars with a rate and the time left on a terminal, and elsewhere a line each half a minute."""
     if not sys.stderr.isatty():
-        yield silent
+        yield _ProgressLines()
         return
     from rich.console import Console
     from rich.progress import (
@@ -54,8 +82,8 @@ def progress_bars() -> Iterator["Progress"]:
         yield show
 
 
-def show_check(report: "CheckReport") -> None:
-    """Print counts and issues of a table."""
+def show_check(report: "CheckReport", name: str, format_name: str) -> None:
+    """Print counts and issues of a table, and a verdict."""
     from rich.console import Console
     from rich.table import Table
 
@@ -73,11 +101,13 @@ def show_check(report: "CheckReport") -> None:
         rows.append(("longer chosen", f"{counts.longer_chosen:.1%} (a model of length alone would be right so often)"))
     if counts.disagreement is not None:
         rows.append(("disagreement", f"{counts.disagreement:.1%} of two users' choices on the same pair"))
-    for name, value in rows:
-        table.add_row(name, value)
+    for label, value in rows:
+        table.add_row(label, value)
     Console(highlight=False, soft_wrap=True).print(table)
     for issue in report.issues:
         typer.echo(f"{'fatal' if issue.fatal else 'note'}: {with_options_named(issue.message)}")
+    if not report.fatal:
+        typer.echo(f"\n{name}: read as {format_name}; `lore train` takes it.")
 
 
 def show_outcome(outcome: "TrainOutcome") -> None:

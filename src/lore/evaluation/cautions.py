@@ -33,12 +33,12 @@ class Control:
 def controls(sweep: Sweep) -> list[Control]:
     """Return the controls, measured in the setting of the statistics."""
     setting = headline_setting(sweep)
-    found = []
+    results = []
     if (other := sweep.result("wrong_user", setting)) is not None and sweep.has_tastes:
-        found.append(_wrong_user(other, (sweep.per_user.mean - sweep.baseline.mean)))
+        results.append(_wrong_user(other, (sweep.per_user.mean - sweep.baseline.mean)))
     if (coins := sweep.result("shuffled", setting)) is not None:
-        found.append(_shuffled(coins))
-    return found
+        results.append(_shuffled(coins))
+    return results
 
 
 def _wrong_user(result: Result, own_gain: float) -> Control:

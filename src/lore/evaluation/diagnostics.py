@@ -62,8 +62,8 @@ def has_tastes(fit: Fit, pairs: Pairs) -> bool:
     common = along @ weights.mean(0) + differences @ basis.center.double().to(differences)
     centered = weights - weights.mean(0)
     # Mean over users of the squared rewards of `along @ centered.T`, which is not formed.
-    own = torch.einsum("pi,ij,pj->", along, centered.T @ centered, along) / len(weights)
-    return bool(own > _TASTE**2 * common.square().sum())
+    personal = torch.einsum("pi,ij,pj->", along, centered.T @ centered, along) / len(weights)
+    return bool(personal > _TASTE**2 * common.square().sum())
 
 
 @dataclass(frozen=True)

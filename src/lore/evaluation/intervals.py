@@ -62,8 +62,8 @@ class Sample:
 
     The variance of the mean sums products of deviations over all two pairs that share a user or a prompt (two-way
     clustering: Cameron, Gelbach and Miller 2011; Aronow, Samii and Assenova 2015 for pairs that touch two groups). Each
-    cluster is corrected for its leverage as by the jackknife, and intervals are Student's, with the degrees of freedom
-    of Satterthwaite (1946) from the effective numbers of users and of groups (docs/results.md: what they cover).
+    cluster is corrected for its leverage as by the jackknife. Intervals are Student's, with Satterthwaite's (1946)
+    degrees of freedom from the effective numbers of users and of groups; docs/results.md says what they cover.
     """
 
     def __init__(self, pairs: Pairs, min_pairs: int = 1, correlation: float = CORRELATION) -> None:

@@ -89,16 +89,16 @@ def _rank_plot(sweep: Sweep, settings: Sequence[str]) -> str:
         for result in sweep.results
         if result.shots is None and result.model in ("reference", "pooled", "simplex", "gaussian")
     ]
-    ranks = sorted({_place(result) for result in fitted})
+    ranks = sorted({_position(result) for result in fitted})
     for setting in settings:
         color, line, marker = _STYLES[setting]
         style = {"color": color, "linestyle": line, "marker": marker, "capsize": 3}
         label: str | None = SETTINGS[setting][0]
         for family in range(3):  # no curve runs from one kind of model to another
-            results = [one for one in fitted if one.setting == setting and _place(one)[0] == family]
-            results.sort(key=_place)
+            results = [one for one in fitted if one.setting == setting and _position(one)[0] == family]
+            results.sort(key=_position)
             if results:
-                x = [ranks.index(_place(result)) for result in results]
+                x = [ranks.index(_position(result)) for result in results]
                 y = np.array([100 * result.accuracy for result in results])
                 error = _errors(y, np.array([[100 * r.low, 100 * r.high] for r in results]))
                 axes.errorbar(x, y, error, label=label, **style)
@@ -110,14 +110,14 @@ def _rank_plot(sweep: Sweep, settings: Sequence[str]) -> str:
     return _svg(figure)
 
 
-def _place(result: Result) -> tuple[int, int]:
+def _position(result: Result) -> tuple[int, int]:
     """Return the kind of a model, 0 for the reference, 1 for pooled and simplex, 2 for gaussian, and its rank."""
     kind = {"reference": 0, "gaussian": 2}.get(result.model, 1)
     return kind, result.rank or 0
 
 
-def _rank_name(place: tuple[int, int]) -> str:
-    kind, rank = place
+def _rank_name(position: tuple[int, int]) -> str:
+    kind, rank = position
     if kind == 0:
         return "reference"
     return f"gaussian {rank}" if kind > 1 else "pooled" if rank == 1 else str(rank)
@@ -213,10 +213,12 @@ def _map_plot(sweep: Sweep) -> str:
     if not sweep.has_tastes or weights.shape[1] < 2 or len(weights) < 3:
         return ""
     centered = weights - weights.mean(0)
-    places = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T
+    positions = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T
     figure, axes = _new_axes()
     strongest = weights[:, : max(sweep.chosen.basis.rank, 1)].argmax(1)
-    axes.scatter(places[:, 0], places[:, 1], c=strongest, cmap="tab10", vmin=0, vmax=9, s=14, alpha=0.8, linewidths=0)
+    axes.scatter(
+        positions[:, 0], positions[:, 1], c=strongest, cmap="tab10", vmin=0, vmax=9, s=14, alpha=0.8, linewidths=0
+    )
     axes.set_xlabel("first component")
     axes.set_ylabel("second component")
     return _svg(figure)

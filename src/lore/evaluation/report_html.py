@@ -25,7 +25,7 @@ _SHOWN = 3  # responses at each end of a direction
 _DIRECTIONS = 8
 _LISTED = 200  # users
 _ALIKE = 0.95  # correlation of rewards from which on two directions are one
-_WEIGHED = 0.005  # share of the weights below which a direction is nobody's
+_WEIGHED = 0.005  # share of the weights below which a direction is not used
 
 
 def require_plotting() -> None:
@@ -187,9 +187,9 @@ def distinct_directions(rewards: Tensor, share: Tensor | None) -> list[tuple[int
     alike = (centered.T @ centered).abs() > _ALIKE
     totals: dict[int, float] = {}
     for column in range(rewards.shape[1]):
-        own = 1.0 if share is None else float(share[column])
+        weight = 1.0 if share is None else float(share[column])
         first = next((other for other in totals if bool(alike[column, other])), column)
-        totals[first] = totals.get(first, 0.0) + own
+        totals[first] = totals.get(first, 0.0) + weight
     return [(column, total) for column, total in totals.items() if total >= _WEIGHED]
 
 

@@ -109,5 +109,5 @@ def worst_tenth(pairs: Pairs, right: Tensor) -> float:
         return math.nan
     one, other = (half[in_both] for half in halves)
     tenth = max(len(one) // 10, 1)
-    means = [measured[told.argsort()[:tenth]].mean() for told, measured in ((one, other), (other, one))]
+    means = [measured[ranking.argsort()[:tenth]].mean() for ranking, measured in ((one, other), (other, one))]
     return float(torch.stack(means).mean())

@@ -81,8 +81,8 @@ class Sweep:
     def result(self, model: Model, setting: str) -> Result | None:
         """Return the result of a model, or of its chosen rank, in a setting; None if there is none."""
         rank = self.chosen.basis.rank
-        found = [one for one in self.results if (one.model, one.setting, one.shots) == (model, setting, None)]
-        return next((one for one in found if one.rank == rank), found[0] if found else None)
+        matching = [one for one in self.results if (one.model, one.setting, one.shots) == (model, setting, None)]
+        return next((one for one in matching if one.rank == rank), matching[0] if matching else None)
 
     @property
     def chosen_model(self) -> Model:

@@ -97,4 +97,4 @@ def _means(users: Sequence[int], values: Sequence[float]) -> dict[int, float]:
     by_user: dict[int, list[float]] = {}
     for user, value in zip(users, values, strict=True):
         by_user.setdefault(user, []).append(value)
-    return {user: sum(own) / len(own) for user, own in by_user.items()}
+    return {user: sum(values) / len(values) for user, values in by_user.items()}
