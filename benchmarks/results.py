@@ -1,15 +1,22 @@
-"""Runs `lore train` on the four public data sets, three seeds each, and prints the tables of docs/results.md.
+"""Compares all models on the four public data sets, ten splits each, and prints the tables of docs/results.md.
 
-LORE_DATA=/path/to/data python benchmarks/results.py RUNS > tables.md
+LORE_DATA=/path/to/data python benchmarks/results.py EMBEDDINGS [SPLITS [SET ...]] > tables.md
 """
 
-import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+
+import lore
+from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.finding import Finding, combined
+from lore.evaluation.intervals import MIN_PAIRS, Sample
+from lore.evaluation.metrics import accuracy_of_right, gain
+from lore.evaluation.summary import finding_of
+from lore.evaluation.sweep import Sweep, model_of, run_sweep
+from lore.fitting.config import FitConfig
+from lore.pairs.table import Pairs
 
 SETS = {
     "dices350": "dices350",
@@ -17,74 +24,91 @@ SETS = {
     "pandalm": "pandalm/comparisons.jsonl",
     "ukpconvarg1": "ukpconvarg1/comparisons.jsonl",
 }
-SEEDS = (0, 1, 2)
-SETTINGS = ("seen_train", "seen_test", "unseen_shots", "unseen_test")
-MODELS = ("reference", "pooled", "simplex", "gaussian", "per_user", "wrong_user", "shuffled", "length")
+MODELS = ("pooled", "simplex", "gaussian", "chosen", "per_user", "wrong_user", "shuffled", "length", "item_rate")
+SETTINGS = {"unseen_test": "new users", "seen_test": "seen users"}
 
 
-def reports(name: str, runs: Path) -> list[dict[str, Any]]:
-    """The reports of all seeds; what is there already is not run again."""
-    data = Path(os.environ["LORE_DATA"]) / SETS[name]
-    found = []
-    for seed in SEEDS:
-        folder = runs / f"{name}-{seed}"
-        if not (folder / "report.json").exists():
-            command = ["lore", "train", str(data), "--out", str(folder), "--seed", str(seed)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found.append(json.loads((folder / "report.json").read_text()))
-    return found
+def pairs_of(name: str, embeddings: Path) -> Pairs:
+    """Read a data set and embed it, once."""
+    preferences = lore.load(Path(os.environ["LORE_DATA"]) / SETS[name])
+    return lore.Pairs.from_embeddings(preferences, lore.encode(preferences, "minilm", store=embeddings / name))
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Accuracy by model and setting: means over seeds, of the accuracy and of both ends of its interval."""
-    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for report in found:
-        for result in report["results"]:
-            if result["shots"] is None and result["accuracy"] is not None:
-                cells.setdefault(result["model"], {}).setdefault(result["setting"], []).append(result)
-    lines = [f"| model | {' | '.join(SETTINGS)} | gain on unseen_test |", "|---" * (len(SETTINGS) + 2) + "|"]
-    for model in sorted(cells, key=MODELS.index):
-        row = cells[model]
-        shown = [cell(row.get(setting, []), "accuracy", "low", "high", signed=False) for setting in SETTINGS]
-        gains = (
-            "" if model == "pooled" else cell(row.get("unseen_test", []), "gain", "gain_low", "gain_high", signed=True)
+def of_families(sweep: Sweep) -> dict[str, HeldOut]:
+    """Return `Sweep.held_out` with the fit of each family that validation chose under the family's name."""
+    best: dict[str, str] = {}
+    losses: dict[str, float] = {}
+    for fit in sweep.fits:
+        model = model_of(fit)
+        if fit.validation is not None and fit.validation < losses.get(model, float("inf")):
+            losses[model], best[model] = fit.validation, f"{model} {fit.basis.rank}"
+    return {
+        setting: HeldOut(
+            one.pairs,
+            {
+                **{model: one.right[key] for model, key in best.items() if key in one.right},
+                **{model: right for model, right in one.right.items() if model in MODELS},
+            },
         )
-        lines.append(f"| {model} | {' | '.join(shown)} | {gains} |")
-    return "\n".join(lines)
+        for setting, one in sweep.held_out.items()
+    }
 
 
-def cell(results: list[dict[str, Any]], value: str, low: str, high: str, *, signed: bool) -> str:
-    if not results:
-        return ""
-    if any(result[low] is None for result in results):  # fewer than five users
-        return f"{100 * mean(result[value] for result in results):{'+' if signed else ''}.1f}"
-    numbers = [100 * mean(result[key] for result in results) for key in (value, low, high)]
-    form = "{:+.1f} ({:+.1f} to {:+.1f})" if signed else "{:.1f} ({:.1f} to {:.1f})"
-    return form.format(*numbers)
+def table(splits: Sequence[Mapping[str, HeldOut]]) -> Iterator[str]:
+    """Yield a table of accuracies and gains over all splits: each choice once, intervals over users and prompts."""
+    yield f"| model | {' | '.join(f'{users} | gain' for users in SETTINGS.values())} |"
+    yield "|---" * (1 + 2 * len(SETTINGS)) + "|"
+    merged = {setting: combined([one[setting] for one in splits if setting in one]) for setting in SETTINGS}
+    samples = {setting: Sample(one.pairs, MIN_PAIRS) for setting, one in merged.items()}
+    for model in MODELS:
+        cells = []
+        for setting, one in merged.items():
+            if model not in one.right:
+                cells += ["", ""]
+                continue
+            measured, pooled = (accuracy_of_right(one.right[key], samples[setting]) for key in (model, "pooled"))
+            over = gain(measured, pooled)
+            cells.append(f"{100 * measured.mean:.1f}{ends(measured.low, measured.high)}")
+            cells.append("" if model == "pooled" else f"{100 * over.mean:+.1f}{ends(over.low, over.high, '+')}")
+        if any(cells):
+            yield f"| {model} | {' | '.join(cells)} |"
+    yield ""
+    yield ", ".join(
+        f"{SETTINGS[setting]}: {sample.users} users, {len(merged[setting].pairs):,} choices"
+        for setting, sample in samples.items()
+    )
 
 
-def by_seed(found: list[dict[str, Any]]) -> str:
-    """Pooled on seen_test and the chosen model's finding, for each seed."""
-    lines = []
-    pooled = [
-        100 * result["accuracy"]
-        for report in found
-        for result in report["results"]
-        if (result["model"], result["setting"]) == ("pooled", "seen_test")
-    ]
-    lines.append(f"Pooled on seen_test by seed: {', '.join(f'{x:.1f}' for x in pooled)}; median {median(pooled):.1f}.")
-    for seed, report in zip(SEEDS, found, strict=True):
-        chosen = f"{report['chosen']['family']}, rank {report['chosen']['rank']}"
-        lines.append(f"- seed {seed}, {chosen}: “{report['headline']}”")
-    return "\n".join(lines)
+def ends(low: float, high: float, sign: str = "") -> str:
+    return "" if low != low else f" ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
-def main() -> None:
-    runs = Path(sys.argv[1])
-    for name in SETS:
-        found = reports(name, runs)
-        print(f"### {name}\n\n{table(found)}\n\n{by_seed(found)}\n", flush=True)
+def agreement(findings: Sequence[Finding], together: Finding) -> Iterator[str]:
+    """Yield how often the finding of one split is that of all of them."""
+    for group in together.groups:
+        single = [next(one for one in each.groups if one.setting == group.setting) for each in findings]
+        same = sum(one.verdict == group.verdict for one in single)
+        gains = ", ".join(f"{100 * one.gain.mean:+.1f}" for one in single)
+        yield (
+            f"- {SETTINGS[group.setting]}: all splits together say “{group.verdict}”, {same} of {len(single)} single "
+            f"ones say so, too; the others {sorted({one.verdict for one in single} - {group.verdict})}. Gains: {gains}."
+        )
+    yield f"- “{together.headline}”"
+
+
+def main(embeddings: Path, count: int, names: Sequence[str]) -> None:
+    for name in names:
+        pairs = pairs_of(name, embeddings)
+        sweeps = []
+        for seed in range(count):
+            parts = lore.split(pairs, seed=seed)
+            config = FitConfig(seed=seed)
+            sweeps.append(run_sweep(parts, [1, "auto"], families=("simplex", "gaussian"), config=config))
+            print(f"{name}: split {seed + 1} of {count}", file=sys.stderr, flush=True)
+        together = finding_of(sweeps[0], [sweep.held_out for sweep in sweeps[1:]])
+        lines = [f"**{name}**", "", *table([of_families(sweep) for sweep in sweeps]), ""]
+        print("\n".join([*lines, *agreement([finding_of(sweep) for sweep in sweeps], together)]), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10, sys.argv[3:] or list(SETS))

@@ -38,7 +38,7 @@ def of_new_users(one: HeldOut) -> Finding:
         ({"chosen": 0.8, "pooled": 0.6, "wrong_user": 0.6}, "helps", "Personalizing helps new users by +"),
         ({"chosen": 0.6, "pooled": 0.6, "wrong_user": 0.6}, "unclear", "does not measurably help new users"),
         ({"chosen": 0.5, "pooled": 0.7, "wrong_user": 0.5}, "hurts", "Personalizing hurts new users: -"),
-        ({"chosen": 0.8, "pooled": 0.6, "wrong_user": 0.8}, "not personal", "over another user's weights only"),
+        ({"chosen": 0.8, "pooled": 0.6, "wrong_user": 0.8}, "not personal", "but over other users' weights"),
         (
             {"chosen": 0.8, "pooled": 0.6, "wrong_user": 0.6, "item_rate": 0.8},
             "item rate",
@@ -57,7 +57,7 @@ def test_what_holds_for_the_prompts_tested_alone_is_said_to() -> None:
     found = of_new_users(held_out(users=300, prompts=8, flukes=0.2, seed=1, **shares))
     assert found.groups[0].verdict == "helps here"
     assert "on the prompts tested" in found.headline
-    assert "for new prompts that is not sure" in found.headline
+    assert "but not surely on new ones" in found.headline
 
 
 def test_few_users_and_differences_in_few_of_them_say_nothing() -> None:
@@ -85,6 +85,10 @@ def test_both_groups_of_users_are_in_the_headline_and_share_the_error() -> None:
     assert "helps users it learned from" in both.headline
     alone = find([{"seen_test": helped}], has_tastes=True, min_pairs=5)
     assert both.groups[1].gain.low < alone.groups[0].gain.low
+    for verdict, words in (("helps", "Personalizing helps new users by +"), ("helps here", "On the prompts tested, ")):
+        alike = replace(both, groups=tuple(replace(group, verdict=verdict) for group in both.groups))
+        assert alike.headline.startswith(words)
+        assert "users it learned from by +" in alike.headline
     neither = find([{"seen_test": unclear, "unseen_test": unclear}], has_tastes=True, min_pairs=5)
     assert neither.headline.startswith("Personalizing does not measurably help, against one model for all. New users: ")
 
@@ -100,7 +104,7 @@ def test_one_prompt_cannot_tell_of_new_ones() -> None:
     found = of_new_users(held_out(prompts=1, chosen=0.9, pooled=0.5, wrong_user=0.5))
     assert math.isnan(found.groups[0].gain.low)
     assert found.groups[0].verdict == "helps here"
-    assert "on one prompt" in found.headline
+    assert "from one prompt that cannot be told" in found.headline
 
 
 def test_splits_are_combined_so_that_each_choice_counts_once() -> None:

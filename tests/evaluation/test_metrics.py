@@ -7,7 +7,17 @@ import torch
 import oracle
 from builders import random_pairs
 from lore.errors import ShapeError
-from lore.evaluation.metrics import accuracy, accuracy_of_margins, correct, gain, log_loss, reachable
+from lore.evaluation.intervals import Sample
+from lore.evaluation.metrics import (
+    accuracy,
+    accuracy_of_margins,
+    accuracy_of_right,
+    anytime_gain,
+    correct,
+    gain,
+    log_loss,
+    reachable,
+)
 from lore.evaluation.summary import compute_statistics
 from lore.evaluation.sweep import run_sweep
 from lore.fitting.basis import RewardBasis
@@ -105,6 +115,24 @@ def test_four_people_give_no_interval() -> None:
     found = accuracy_of_margins(random_pairs(users=4), torch.ones(240))
     assert found.mean == 1.0
     assert math.isnan(found.low)
+
+
+def test_looking_again_and_again_finds_no_difference_where_there_is_none() -> None:
+    wrong, once = 0, 0
+    for seed in range(80):
+        rng = torch.Generator().manual_seed(seed)
+        pairs = random_pairs(users=40, rows=4_000, pairs=2_000, seed=seed)
+        right = (torch.rand(2, 2_000, generator=rng) < 0.6).double()
+        looks = []
+        for seen in range(100, 2_001, 100):  # as choices come
+            sample = Sample(pairs.select(torch.arange(seen)))
+            model, baseline = (accuracy_of_right(one[:seen], sample) for one in right)
+            every, single = anytime_gain(model, baseline), gain(model, baseline)
+            looks.append((every.low > 0 or every.high < 0, single.low > 0 or single.high < 0))
+        wrong += any(every for every, _ in looks)
+        once += any(single for _, single in looks)
+    assert wrong <= 0.06 * 80
+    assert once > 0.12 * 80  # which is why
 
 
 def test_no_model_passes_what_is_reachable() -> None:

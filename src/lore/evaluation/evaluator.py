@@ -107,7 +107,8 @@ class HeldOut:
 
     Attributes:
         pairs: test pairs of one setting.
-        right: by model, `[pairs]` each: "chosen", "pooled", "wrong_user" and "item_rate", as far as there are such.
+        right: `[pairs]` each, of "chosen", "pooled", "wrong_user" and "item_rate", as far as there are such, and of the
+            other models that were evaluated, fits with their rank, such as "simplex 2".
     """
 
     pairs: Pairs = field(repr=False)
@@ -208,11 +209,14 @@ class Evaluator:
             part = self._parts[setting]
             projected = ProjectedPairs(part, fit.basis)
             right = {
-                "chosen": correct(part, projected.margins(self._weights(fit, setting))),
-                "pooled": self._pooled[setting].right,
+                name if rank is None or name in ("pooled", "wrong_user") else f"{name} {rank}": measured.right
+                for (name, rank, measured_in), measured in self._measurements.items()
+                if measured_in == setting
             }
+            right["chosen"] = correct(part, projected.margins(self._weights(fit, setting)))
+            right["pooled"] = self._pooled[setting].right
             others = [correct(part, projected.margins(other)) for other in self._exchanged(fit, setting, seed)]
-            if others:
+            if others and "wrong_user" not in right:
                 right["wrong_user"] = torch.stack(others).mean(0)
             if (rate := self._item_rate(setting)) is not None:
                 right["item_rate"] = correct(part, rate)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lore.evaluation.evaluator import HeldOut
-from lore.evaluation.intervals import MIN_USERS, Interval, Sample
+from lore.evaluation.intervals import MIN_USERS, Sample
 from lore.evaluation.metrics import Gain, accuracy_of_right, gain
 from lore.pairs.table import Pairs
 
@@ -69,9 +69,9 @@ class Finding:
                 "No tastes found: these data do not tell users apart, and so every user gets one model for all. "
                 "More comparisons of each user may change that."
             )
-        if len(self.groups) == 2 and self.groups[0].verdict == self.groups[1].verdict == "unclear":
-            one, other = (f"{USERS_OF[group.setting]}: {_points(group.gain)}" for group in self.groups)
-            return f"Personalizing does not measurably help, against one model for all. {_capital(one)}; {other}."
+        verdicts = {group.verdict for group in self.groups}
+        if len(self.groups) == 2 and len(verdicts) == 1 and (both := _of_both(self.groups)) is not None:
+            return both
         return f"Personalizing {'; it '.join(_clause(group) for group in self.groups)}."
 
 
@@ -178,31 +178,57 @@ def _verdict(group: GroupFinding) -> GroupVerdict:
     return "item rate" if group.over_others.low > _SHOWN_GAIN else "not personal"
 
 
+def _of_both(groups: Sequence[GroupFinding]) -> str | None:
+    """Return the headline about two groups of users with the same verdict; None if each needs a clause of its own."""
+    one, other = groups
+    match one.verdict:
+        case "helps":
+            gains = " and ".join(f"{USERS_OF[group.setting]} by {_points(group.gain)}" for group in groups)
+            return f"Personalizing helps {gains}, over one model for all."
+        case "helps here":
+            gains = " and ".join(f"{USERS_OF[group.setting]} by {_here(group.gain)}" for group in groups)
+            sure = " and ".join(_ends(group.gain.low, group.gain.high) for group in groups)
+            return (
+                f"On the prompts tested, personalizing helps {gains}, over one model for all. For new prompts that is "
+                f"not sure: {sure}."
+            )
+        case "unclear":
+            first, second = (f"{USERS_OF[group.setting]}: {_points(group.gain)}" for group in (one, other))
+            return f"Personalizing does not measurably help, against one model for all. {_capital(first)}; {second}."
+        case _:
+            return None
+
+
 def _clause(group: GroupFinding) -> str:
     """Return what personalizing does to a group of users, as the rest of a sentence."""
-    users = USERS_OF[group.setting]
-    points = f"{_points(group.gain)} over one model for all"
+    users, points = USERS_OF[group.setting], _points(group.gain)
     match group.verdict:
         case "helps":
-            return f"helps {users} by {points}"
+            return f"helps {users} by {points} over one model for all"
         case "helps here":
-            here = _points(group.gain, group.gain.these_prompts)
-            return f"helps {users} on the prompts tested, by {here}, but for new prompts that is not sure ({points})"
+            new = _ends(group.gain.low, group.gain.high)
+            return (
+                f"helps {users} on the prompts tested, by {_here(group.gain)} over one model for all, but not surely "
+                f"on new ones: {new}"
+            )
         case "hurts":
-            return f"hurts {users}: {_points(group.gain)} against one model for all"
+            return f"hurts {users}: {points} against one model for all"
         case "not personal":
             rest = _points(group.over_others or group.gain)
-            return f"does not surely help {users}: the model is {points}, but over another user's weights only {rest}"
+            return (
+                f"does not surely help {users}: the model is {points} over one model for all, but over other users' "
+                f"weights {rest}"
+            )
         case "item rate":
             rest = _points(group.over_item_rate or group.gain)
             return (
-                f"does not surely help {users} more than a list of popular responses: the model is {points}, but over "
-                f"the win rate of each response {rest}"
+                f"does not surely help {users} more than a list of popular responses: the model is {points} over one "
+                f"model for all, but over the win rate of each response {rest}"
             )
         case "too few":
             return _too_few(group)
         case _:
-            return f"does not measurably help {users}: {_points(group.gain)} against one model for all"
+            return f"does not measurably help {users}: {points} against one model for all"
 
 
 def _too_few(group: GroupFinding) -> str:
@@ -219,13 +245,19 @@ def _too_few(group: GroupFinding) -> str:
     )
 
 
-def _points(measured: Gain, interval: Interval | None = None) -> str:
-    """Return a gain in points with its interval, for new prompts by default."""
-    low, high = (measured.low, measured.high) if interval is None else (interval.low, interval.high)
-    mean = f"{100 * measured.mean:+.1f} points"
-    if math.isnan(low):
-        return f"{mean} (on one prompt, so for new ones it cannot be told)"
-    return f"{mean} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _points(measured: Gain) -> str:
+    """Return a gain in points, with its interval for new users and new prompts."""
+    return f"{100 * measured.mean:+.1f} points ({_ends(measured.low, measured.high)})"
+
+
+def _here(measured: Gain) -> str:
+    """Return a gain in points, with its interval for the prompts that were tested."""
+    these = measured.these_prompts
+    return f"{100 * measured.mean:+.1f} points ({_ends(these.low, these.high)})"
+
+
+def _ends(low: float, high: float) -> str:
+    return "from one prompt that cannot be told" if math.isnan(low) else f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _capital(text: str) -> str:

@@ -1,12 +1,12 @@
 """Accuracy, gain and log loss, with intervals for new users and new prompts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lore.errors import ShapeError
-from lore.evaluation.intervals import LEVEL, Interval, Sample
+from lore.evaluation.intervals import LEVEL, Interval, Sample, anytime_factor
 from lore.exports import compact_repr
 from lore.fitting.basis import RewardBasis
 from lore.fitting.likelihood import likelihood
@@ -155,6 +155,18 @@ def gain(model: Accuracy, baseline: Accuracy, level: float = LEVEL) -> Gain:
     estimate = sample.estimate(model.right - baseline.right, level)
     new, these = (one.within(-1.0, 1.0) for one in (estimate.new_prompts, estimate.these_prompts))
     return Gain(estimate.mean, new.low, new.high, sample.users, estimate.equal, these)
+
+
+def anytime_gain(model: Accuracy, baseline: Accuracy) -> Gain:
+    """Return `gain` with 95 % intervals that hold at every look at a comparison that goes on (`anytime_factor`)."""
+    measured, factor = gain(model, baseline), anytime_factor(len(model.right))
+
+    def widened(low: float, high: float) -> Interval:
+        return Interval(measured.mean - factor * (measured.mean - low), measured.mean + factor * (high - measured.mean))
+
+    new = widened(measured.low, measured.high)
+    these = widened(measured.these_prompts.low, measured.these_prompts.high)
+    return replace(measured, low=new.low, high=new.high, these_prompts=these)
 
 
 def reachable(pairs: Pairs) -> Tensor:

@@ -39,7 +39,7 @@ def _calibration_plot(calibrations: Mapping[str, Calibration]) -> str:
         axes.errorbar(measured.predicted, measured.observed, yerr=spread, label=label, **style)
     axes.set_xlabel("probability of the likelier answer, as predicted")
     axes.set_ylabel("share of choices that were so")
-    _legend(figure)
+    _legend(figure, columns=1)
     return _svg(figure)
 
 
@@ -59,9 +59,9 @@ def _errors(middle: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.abs(ends - middle[:, None]).T
 
 
-def _legend(figure: Any) -> None:
+def _legend(figure: Any, columns: int = 2) -> None:
     """Show the legend above the plot, where it covers nothing."""
-    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=2)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=columns)
 
 
 def _svg(figure: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lore.evaluation.metrics import Accuracy, Gain, accuracy, gain
+from lore.evaluation.metrics import Accuracy, Gain, accuracy, anytime_gain
 from lore.fitting.basis import RewardBasis
 from lore.fitting.personalize import fit_weights
 from lore.serve.learning import VectorsOf, pairs_of_events
@@ -92,8 +92,8 @@ class ModelComparison:
         added: when it was, in seconds since 1970.
         family: of it.
         rank: of it.
-        gain: its accuracy less that of the model that answers, on choices made after both were there; None for the
-            latter, and where there are no such choices.
+        gain: its accuracy less that of the model that answers, on choices made after both were there, with an interval
+            that holds however often it is looked at; None for the latter, and where there are no such choices.
     """
 
     version: str
@@ -139,7 +139,7 @@ def compare_models(
             seen = PrequentialEvaluation(events, vectors_of)
             pair = [seen.evaluate_after(either, since) for either in (basis, serving.basis)]
             if pair[0] is not None and pair[1] is not None:
-                gained = gain(pair[0].personal, pair[1].personal)
+                gained = anytime_gain(pair[0].personal, pair[1].personal)
         comparisons.append(
             ModelComparison(model.version, model is answering, model.added, basis.family, basis.rank, gained)
         )
