@@ -50,7 +50,7 @@ def test_what_was_cut_or_dropped_is_counted_by_side(tmp_path: Path, language_mod
         store = encode(table, str(language_model), tmp_path / policy, options=options)
         found = Embeddings.load(tmp_path / policy).truncation_counts(table)
         assert (found.chosen, found.rejected) == (2, 0)
-        assert "the chosen side of 2 comparisons and the rejected side of 0" in str(found.message())
+        assert "(chosen in 2 comparisons, rejected in 0, which biases" in str(found.message())
         assert len(Pairs.from_embeddings(table, store)) == len(table) - (2 if policy == "drop" else 0)
     harmless = load(small_rows(users=3, prompts=6))
     assert encode(harmless, HashEncoder()).truncation_counts(harmless).message() is None

@@ -100,6 +100,14 @@ def test_without_tastes_nothing_else_is_said() -> None:
     assert "+0.0" not in found.headline
 
 
+def test_tastes_that_change_no_prediction_have_no_interval() -> None:
+    same = held_out(chosen=0.6, pooled=0.6)
+    right = same.right["pooled"]
+    found = of_new_users(HeldOut(same.pairs, {"chosen": right, "pooled": right, "wrong_user": right}))
+    assert "change no prediction" in found.headline
+    assert "+0.0" not in found.headline
+
+
 def test_one_prompt_cannot_tell_of_new_ones() -> None:
     found = of_new_users(held_out(prompts=1, chosen=0.9, pooled=0.5, wrong_user=0.5))
     assert math.isnan(found.groups[0].gain.low)

@@ -94,7 +94,8 @@ def test_the_steps_do_what_the_whole_does(tmp_path: Path) -> None:
     assert fit.basis.rank == 2
     found = evaluate_step(tmp_path / "run")
     assert found["seen_train"].mean > 0.9
-    assert {result.model for result in sweep_step(tmp_path / "run", [1])} >= {"pooled", "wrong_user"}
+    assert {result.model for result in sweep_step(tmp_path / "run", [1]).results} >= {"pooled", "wrong_user"}
+    assert sweep_step(tmp_path / "run", [2], splits=3).finding.splits == 3
     newcomers = [row | {"user_id": "new-" + row["user_id"]} for row in small_rows(users=2)]
     assert personalize_step(tmp_path / "run", load(newcomers), encoder=HashEncoder()) == 2
     run = Run.load(tmp_path / "run")

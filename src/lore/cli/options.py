@@ -45,6 +45,10 @@ Families = Annotated[
     Literal["auto", "simplex", "gaussian"], typer.Option("--family", help="Of the personal models; auto compares both.")
 ]
 
+Splits = Annotated[
+    int, typer.Option("--splits", help="Splits into training and test that the finding is the mean of.", min=1)
+]
+
 
 @dataclass(frozen=True)
 class ColumnOptions:
@@ -141,7 +145,7 @@ class SplitOptions:
     pairs_per_user: Annotated[int, typer.Option(help="Pairs drawn from a user's ratings, in each part.")] = 200
     min_pairs: Annotated[int, typer.Option(help="Leave users with fewer test pairs out of accuracies.")] = 5
 
-    splits: Annotated[int, typer.Option(help="Splits into training and test that the finding is the mean of.")] = 1
+    splits: Splits = 1
 
     def arguments(self) -> dict[str, Any]:
         """Return the options as arguments of `TrainConfig`."""

@@ -152,12 +152,14 @@ class TruncationCounts:
         """Return the sentence for a report; None if nothing was truncated."""
         if not self.cut + self.dropped:
             return None
-        sides = f"the chosen side of {self.chosen} comparisons and the rejected side of {self.rejected}"
-        dropped = f"; {self.comparisons} comparisons are left out" if self.dropped else ""
         bias = "" if self.chosen == self.rejected else ", which biases what is learned if it is uneven"
+        sides = f" (chosen in {self.chosen:,} comparisons, rejected in {self.rejected:,}{bias})"
+        dropped = f"; {self.comparisons:,} comparisons are left out" if self.dropped else ""
+        long = self.cut + self.dropped
+        are, were = ("response is", "was") if long == 1 else ("responses are", "were")
         return (
-            f"{self.cut + self.dropped} responses are longer than the encoder's limit and were "
-            f"{'dropped' if self.dropped else 'cut'} ({sides}{bias}){dropped}"
+            f"{long:,} {are} longer than the encoder's limit and {were} {'dropped' if self.dropped else 'cut'}"
+            f"{sides if self.chosen + self.rejected else ''}{dropped}"
         )
 
 

@@ -15,7 +15,7 @@ from lore.solvers import simplex
 
 _RESAMPLES = 500
 _SAMPLE = 4_096  # pairs on which rewards are compared
-_TASTE = 1e-3  # users' own part of rewards, relative to the common one, below which no prediction depends on it
+_TASTE = 1e-2  # users' part of rewards, relative to the common one, below which it changes hardly a prediction
 _HALVES = tuple(2 ** (step / 4) for step in range(-8, 49))  # comparisons at which half of what can be gained is
 
 
@@ -55,7 +55,7 @@ def collapse(fit: Fit, pairs: Pairs) -> Collapse:
 
 
 def has_tastes(fit: Fit, pairs: Pairs) -> bool:
-    """Return True if users' rewards differ by more than rounding: by a thousandth of what they have in common."""
+    """Return True if users' rewards differ by more than a hundredth of what they have in common."""
     differences = pairs.sample(_SAMPLE).differences().double()
     basis, weights = fit.basis, fit.weights.double().to(differences.device)
     along = differences @ basis.vectors.double().to(differences)

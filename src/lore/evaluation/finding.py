@@ -69,6 +69,11 @@ class Finding:
                 "No tastes found: these data do not tell users apart, and so every user gets one model for all. "
                 "More comparisons of each user may change that."
             )
+        if not any(group.discordant for group in self.groups):
+            return (
+                "Users' tastes are so weak in these data that they change no prediction of a held-out choice: all users "
+                "are served as by one model for all. More comparisons of each user may change that."
+            )
         verdicts = {group.verdict for group in self.groups}
         if len(self.groups) == 2 and len(verdicts) == 1 and (both := _of_both(self.groups)) is not None:
             return both

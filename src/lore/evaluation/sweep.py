@@ -48,7 +48,7 @@ class Sweep:
         results: of every model in every setting.
         fits: in the order of the ranks.
         chosen: the personal fit that held-out groups of the training part chose; pooled if that has no tastes.
-        has_tastes: whether rewards differ between users by more than rounding.
+        has_tastes: whether rewards differ between users by more than a trifle.
         per_user: accuracy of the chosen fit on test pairs of unseen users, else of seen users.
         baseline: accuracy of pooled there.
         better: gains over the chosen fit, on the same pairs, of models and ranks that are surely better.

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from lore.embedding.plans import EmbeddingPlan, plan
 from lore.embedding.store import Embeddings, encode
 from lore.errors import DataError, LoreError, RunError
 from lore.evaluation.evaluator import Result
+from lore.evaluation.finding import Finding
 from lore.evaluation.metrics import Accuracy, accuracy
+from lore.evaluation.summary import finding_of
 from lore.fitting.basis import Family
 from lore.fitting.config import Fit, FitConfig, Rank
 from lore.fitting.fit import fit_bases
@@ -28,7 +31,7 @@ from lore.runs.artifacts import Run, save_users
 from lore.runs.config import TrainConfig
 from lore.runs.data import RunData, config_of, with_time_decay
 from lore.runs.folder import RunFolder
-from lore.runs.training import embed, save_model, split_of_run, sweep_of_run
+from lore.runs.training import embed, held_out_of_splits, save_model, split_of_run, sweep_of_run
 
 
 def embed_step(
@@ -142,11 +145,34 @@ def evaluate_step(run: str | Path) -> dict[str, Accuracy]:
     }
 
 
-def sweep_step(run: str | Path, ranks: Sequence[Rank], *, progress: Progress = silent) -> list[Result]:
-    """Fit and evaluate several ranks on the split of a RUN folder (`lore sweep`)."""
+@dataclass(frozen=True)
+class SweepOutcome:
+    """The results of a sweep over a run's own split, and its finding.
+
+    Attributes:
+        results: of every model in every setting.
+        finding: whether personalizing helps, and whom, over all splits that were asked for.
+    """
+
+    results: list[Result]
+    finding: Finding
+
+
+def sweep_step(run: str | Path, ranks: Sequence[Rank], *, splits: int = 1, progress: Progress = silent) -> SweepOutcome:
+    """Fit and evaluate several ranks on the split of a RUN folder (`lore sweep`).
+
+    Args:
+        run: the RUN folder.
+        ranks: to compare.
+        splits: that the finding is the mean of; the first is that of the run.
+        progress: called with every fit.
+    """
     data = RunData.load(run)
-    parts = _split(RunFolder(Path(run)), data)
-    return sweep_of_run(parts, data.config, data.embeddings.reference, ranks=ranks, progress=progress).results
+    config = replace(data.config, ranks=ranks, splits=splits)
+    reference = data.embeddings.reference
+    sweep = sweep_of_run(_split(RunFolder(Path(run)), data), config, reference, ranks=ranks, progress=progress)
+    more = held_out_of_splits(data.pairs, config, reference, progress)
+    return SweepOutcome(sweep.results, finding_of(sweep, more, config.min_pairs))
 
 
 def _split(folder: RunFolder, data: RunData) -> Split:

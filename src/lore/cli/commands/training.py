@@ -18,6 +18,7 @@ from lore.cli.options import (
     Seed,
     SplitFile,
     SplitOptions,
+    Splits,
     parse_rank,
     parse_ranks,
     with_option_groups,
@@ -174,10 +175,11 @@ def evaluate(run: RunPath) -> None:
 
 
 @app.command()
-def sweep(run: RunPath, ranks: Ranks = "0,1,auto") -> None:
+def sweep(run: RunPath, ranks: Ranks = "0,1,auto", splits: Splits = 1) -> None:
     """Fit and evaluate several ranks on the split of a RUN folder."""
     from lore.runs.steps import sweep_step
 
     with progress_bars() as progress:
-        results = sweep_step(run, parse_ranks(ranks), progress=progress)
-    show_results(results)
+        outcome = sweep_step(run, parse_ranks(ranks), splits=splits, progress=progress)
+    show_results(outcome.results)
+    typer.echo(f"\n{outcome.finding.headline}")
