@@ -71,8 +71,8 @@ class Finding:
             )
         if not any(group.discordant for group in self.groups):
             return (
-                "Users' tastes are so weak in these data that they change no prediction of a held-out choice: all users "
-                "are served as by one model for all. More comparisons of each user may change that."
+                "Users' tastes are so weak in these data that they change no prediction of a held-out choice: all "
+                "users are served as by one model for all. More comparisons of each user may change that."
             )
         verdicts = {group.verdict for group in self.groups}
         if len(self.groups) == 2 and len(verdicts) == 1 and (both := _of_both(self.groups)) is not None:
