@@ -63,7 +63,7 @@ def test_what_holds_for_the_prompts_tested_alone_is_said_to() -> None:
 def test_few_users_and_differences_in_few_of_them_say_nothing() -> None:
     few = of_new_users(held_out(users=4, chosen=0.9, pooled=0.5, wrong_user=0.5))
     assert few.groups[0].verdict == "too few"
-    assert "it takes 5 or more" in few.headline
+    assert "of whom 4 could be tested and 5 are needed" in few.headline
     same = held_out(chosen=0.6, pooled=0.6)
     lucky = same.right["pooled"].clone()
     wrong = torch.nonzero(lucky == 0).flatten()
@@ -104,7 +104,7 @@ def test_tastes_that_change_no_prediction_have_no_interval() -> None:
     same = held_out(chosen=0.6, pooled=0.6)
     right = same.right["pooled"]
     found = of_new_users(HeldOut(same.pairs, {"chosen": right, "pooled": right, "wrong_user": right}))
-    assert "change no prediction" in found.headline
+    assert found.headline.startswith("No tastes found")
     assert "+0.0" not in found.headline
 
 

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from lore.evaluation.evaluator import Model, Result
-from lore.evaluation.finding import USERS_OF
+from lore.evaluation.finding import USERS_OF, Finding
 from lore.evaluation.summary import headline_setting
 from lore.evaluation.sweep import Sweep
 
 ControlVerdict = Literal["holds", "does not hold", "cannot be told"]
+_TOO_WIDE, _NO_INTERVAL = "the interval is too wide", "there are too few users for an interval"
 _COIN = 0.1  # accuracy by which a fit to coins may miss one half: its one draw strays further than its interval says
 _NEGLIGIBLE = 0.01  # gain with another user's weights that is no fault, even where the model itself gains little
 
@@ -34,7 +37,9 @@ def controls(sweep: Sweep) -> list[Control]:
     """Return the controls, measured in the setting of the statistics."""
     setting = headline_setting(sweep)
     results = []
-    if (other := sweep.result("wrong_user", setting)) is not None and sweep.has_tastes:
+    if (other := sweep.result("wrong_user", setting)) is not None and not torch.equal(
+        sweep.per_user.right, sweep.baseline.right
+    ):
         results.append(_wrong_user(other, (sweep.per_user.mean - sweep.baseline.mean)))
     if (coins := sweep.result("shuffled", setting)) is not None:
         results.append(_shuffled(coins))
@@ -46,7 +51,7 @@ def _wrong_user(result: Result, own_gain: float) -> Control:
         math.nan if value is None else value for value in (result.gain, result.gain_low, result.gain_high)
     )
     verdict: ControlVerdict = "cannot be told"
-    meaning = "Whether the gain is personal cannot be told from so few choices."
+    meaning = f"Whether any gain is personal cannot be told: {_TOO_WIDE if math.isfinite(low) else _NO_INTERVAL}."
     if low > 0 and gain >= own_gain / 2:
         verdict, meaning = "does not hold", "At least half of what the model gains is not personal."
     elif high <= max(_NEGLIGIBLE, own_gain / 2):
@@ -57,17 +62,24 @@ def _wrong_user(result: Result, own_gain: float) -> Control:
 
 def _shuffled(result: Result) -> Control:
     verdict: ControlVerdict = "cannot be told"
-    meaning = "That is too wide an interval to tell."
+    meaning = f"Whether it is near 50 % cannot be told: {_TOO_WIDE if math.isfinite(result.low) else _NO_INTERVAL}."
     if result.low > 0.5 + _COIN or result.high < 0.5 - _COIN:
         verdict, meaning = "does not hold", "Something other than the choices gives the answers away."
     elif result.low >= 0.5 - _COIN and result.high <= 0.5 + _COIN:
         verdict, meaning = "holds", "As it should, it predicts about as well as a coin."
     measured = f"{100 * result.accuracy:.1f} % right{_ends(result.low, result.high)}"
-    return Control("shuffled", verdict, f"Learned from choices made by a coin: {measured}. {meaning}")
+    return Control(
+        "shuffled", verdict, f"Learned from choices made by a coin, real ones are predicted so: {measured}. {meaning}"
+    )
 
 
-def cautions(sweep: Sweep) -> Iterator[str]:
+def cautions(sweep: Sweep, finding: Finding) -> Iterator[str]:
     """Yield sentences that belong near the top of a report, each with what to try."""
+    for group in finding.groups:
+        if group.verdict == "too few" and finding.has_tastes:
+            remedy = "hold out more of them (--unseen 0.5) or none (--unseen 0)"
+            remedy = remedy if group.setting == "unseen_test" else "count those with fewer test pairs (--min-pairs 1)"
+            yield f"Too few {USERS_OF[group.setting]} were tested: add users, {remedy}, or average splits (--splits 5)."
     for control in controls(sweep):
         if control.verdict == "does not hold":
             yield f"A control does not hold. {control.sentence}"
@@ -96,7 +108,7 @@ def cautions(sweep: Sweep) -> Iterator[str]:
 _RULES: dict[Model, tuple[str, str]] = {
     "length": (
         "Preferring the longer response",
-        "These embeddings miss what users judge by; try another encoder.",
+        "The embeddings may miss what users judge by; try another encoder.",
     ),
     "reference": (
         "The reward model's own head",

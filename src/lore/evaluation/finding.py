@@ -53,7 +53,7 @@ class Finding:
 
     Attributes:
         groups: new users first, as far as there are test pairs of them.
-        has_tastes: whether the model that was chosen tells users apart at all.
+        has_tastes: whether the model that was chosen predicts any held-out choice otherwise than pooled.
         splits: random splits that the finding is the mean of.
     """
 
@@ -66,13 +66,8 @@ class Finding:
         """One or two plain sentences: whether personalizing helps, which users, and by how much."""
         if not self.has_tastes:
             return (
-                "No tastes found: these data do not tell users apart, and so every user gets one model for all. "
-                "More comparisons of each user may change that."
-            )
-        if not any(group.discordant for group in self.groups):
-            return (
-                "Users' tastes are so weak in these data that they change no prediction of a held-out choice: all "
-                "users are served as by one model for all. More comparisons of each user may change that."
+                "No tastes found: users choose alike in these data, or too little is known of each, and so predictions "
+                "are those of one model for all."
             )
         verdicts = {group.verdict for group in self.groups}
         if len(self.groups) == 2 and len(verdicts) == 1 and (both := _of_both(self.groups)) is not None:
@@ -94,7 +89,8 @@ def find(splits: Sequence[Mapping[str, HeldOut]], *, has_tastes: bool, min_pairs
     for setting in settings:
         merged = combined([held_out[setting] for held_out in splits if setting in held_out])
         groups.append(_find_group(setting, merged, level, min_pairs))
-    return Finding(tuple(groups), has_tastes, len(splits))
+    differs = any(group.discordant for group in groups)
+    return Finding(tuple(groups), has_tastes and differs, len(splits))
 
 
 def combined(parts: Sequence[HeldOut]) -> HeldOut:
@@ -231,23 +227,11 @@ def _clause(group: GroupFinding) -> str:
                 f"model for all, but over the win rate of each response {rest}"
             )
         case "too few":
-            return _too_few(group)
+            return (
+                f"cannot be judged for {users}, of whom {group.gain.users} could be tested and {MIN_USERS} are needed"
+            )
         case _:
             return f"does not measurably help {users}: {points} against one model for all"
-
-
-def _too_few(group: GroupFinding) -> str:
-    users = USERS_OF[group.setting]
-    left_out = f" ({group.left_out} more have too few test pairs)" if group.left_out else ""
-    remedy = (
-        "hold out more of them with --unseen 0.5, or none with --unseen 0"
-        if group.setting == "unseen_test"
-        else "add users, or count those with fewer test pairs by --min-pairs"
-    )
-    return (
-        f"may or may not help {users}: that cannot be told from {group.gain.users}{left_out}, it takes {MIN_USERS} or "
-        f"more; {remedy}, or average over --splits 5"
-    )
 
 
 def _points(measured: Gain) -> str:

@@ -10,20 +10,21 @@ import torch
 from lore.evaluation.calibration import Calibration
 from lore.evaluation.diagnostics import LearningCurve
 from lore.evaluation.evaluator import Result
+from lore.evaluation.sentences import model_label
 from lore.evaluation.summary import SETTINGS, ReportStatistics
 from lore.evaluation.sweep import Sweep
 
 _BLUE, _ORANGE, _GREY = "#2563a8", "#c2562d", "#8a94a3"
 
 
-def plots(sweep: Sweep, statistics: ReportStatistics, settings: Sequence[str]) -> dict[str, str]:
+def plots(sweep: Sweep, statistics: ReportStatistics, settings: Sequence[str], *, has_tastes: bool) -> dict[str, str]:
     """Return the plots of a report by name, each an `svg` element; empty where there is nothing to show."""
     return {
         "rank": _rank_plot(sweep, settings),
         "gain": _gain_plot(sweep, settings),
-        "shots": _shots_plot(sweep, statistics.curve),
+        "shots": _shots_plot(sweep, statistics.curve) if has_tastes else "",
         "users": _users_plot(sweep),
-        "map": _map_plot(sweep),
+        "map": _map_plot(sweep) if has_tastes else "",
         "calibration": _calibration_plot(statistics.calibrations),
     }
 
@@ -149,9 +150,8 @@ def _gain_plot(sweep: Sweep, settings: Sequence[str]) -> str:
 
 
 def _short(result: Result) -> str:
-    return (
-        f"{result.model} {result.rank}" if result.model in ("simplex", "gaussian") else result.model.replace("_", " ")
-    )
+    """Return the label of a model as tables have it, without what stands before the colon."""
+    return model_label(result.model, result.rank).split(": ")[-1].split(" (")[0]
 
 
 def _shots_plot(sweep: Sweep, curve: LearningCurve | None) -> str:
@@ -210,7 +210,7 @@ def _users_plot(sweep: Sweep) -> str:
 
 def _map_plot(sweep: Sweep) -> str:
     weights = sweep.chosen.weights.double()
-    if not sweep.has_tastes or weights.shape[1] < 2 or len(weights) < 3:
+    if weights.shape[1] < 2 or len(weights) < 3:
         return ""
     centered = weights - weights.mean(0)
     positions = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T

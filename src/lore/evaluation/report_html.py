@@ -49,21 +49,20 @@ def report_html(summary: Summary) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=summary.title,
         headline=summary.finding.headline,
-        cautions=list(cautions(sweep)),
+        cautions=list(cautions(sweep, summary.finding)),
         explanation=_explanation(summary),
         counts=_count_tiles(summary),
         settings=[
             {
                 "label": SETTINGS[name][0],
                 "meaning": SETTINGS[name][1],
-                "users": f"{int((parts[name].counts > 0).sum()):,}",
-                "pairs": f"{len(parts[name]):,}",
+                "counted": _counted(sweep, name),
             }
             for name in settings
         ],
         rows=list(_rows(sweep, settings)),
         reachable=f"{100 * summary.statistics.reachable:.1f} %",
-        plots=plots(sweep, summary.statistics, settings),
+        plots=plots(sweep, summary.statistics, settings, has_tastes=summary.finding.has_tastes),
         controls=[control.sentence for control in controls(sweep)],
         trust=list(trust_sentences(summary)),
         users=list(user_sentences(summary)),
@@ -81,20 +80,30 @@ def _explanation(summary: Summary) -> str:
         how = f"Both are means over {summary.finding.splits} splits into training and test."
     else:
         how = (
-            "This is one random split: another would move the gain, by about a point on the data sets in "
-            "docs/results.md. To average several: --splits 5."
+            "This is one random split. On the data sets in docs/results.md another moves the gain by a point or more. "
+            "To average several: --splits 5."
         )
     if not summary.finding.has_tastes:
-        return f"The best personal model predicts what one model for all predicts. {how}"
+        return (
+            "On choices held out, the best personal model predicts what pooled Bradley-Terry, one model for all, does."
+        )
     chose = "Strength and rank were chosen inside the training part."
     if chosen.validation is None:
         chose = "Strengths are as given, and the highest rank is shown."
     groups = len(summary.finding.groups)
-    sure = "95 % intervals" if groups == 1 else "intervals that hold both with 95 %"
+    sure = "The interval holds with 95 %" if groups == 1 else "The intervals hold together with 95 %"
     return (
         f"Compared on choices held out: the {chosen.basis.family} model of rank {chosen.basis.rank}, and pooled "
-        f"Bradley-Terry, one model for all. In brackets: {sure}, for new users and new prompts. {chose} {how}"
+        f"Bradley-Terry, one model for all. {sure}; they allow for other users and other prompts. {chose} {how}"
     )
+
+
+def _counted(sweep: Sweep, setting: str) -> str:
+    result = sweep.result("pooled", setting)
+    if result is None:
+        return ""
+    left_out = f"; {result.left_out:,} with fewer are left out" if result.left_out else ""
+    return f"{result.users:,} users, {result.pairs:,} pairs{left_out}"
 
 
 def _count_tiles(summary: Summary) -> list[tuple[str, str]]:
@@ -157,7 +166,7 @@ def _directions(summary: Summary) -> Iterator[dict[str, Any]]:
 
     Directions that say the same are shown once, with the weights of all; those that no user weighs are left out.
     """
-    if summary.texts is None or summary.pairs is None or not summary.sweep.has_tastes:
+    if summary.texts is None or summary.pairs is None or not summary.finding.has_tastes:
         return
     basis, weights = summary.sweep.chosen.basis, summary.sweep.chosen.weights
     rewards = basis.coordinates(summary.pairs.vectors)[:, : basis.rank]

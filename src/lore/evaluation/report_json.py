@@ -49,7 +49,7 @@ def report_json(summary: Summary) -> dict[str, Any]:
                 for group in finding.groups
             ],
         },
-        "cautions": list(cautions(summary.sweep)),
+        "cautions": list(cautions(summary.sweep, summary.finding)),
         "controls": [asdict(control) for control in controls(summary.sweep)],
         "reachable": finite(summary.statistics.reachable),
         "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},

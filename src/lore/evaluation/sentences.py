@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from lore.evaluation.evaluator import Model
 from lore.evaluation.finding import USERS_OF
-from lore.evaluation.intervals import Interval
+from lore.evaluation.intervals import MIN_USERS, Interval
 from lore.evaluation.summary import Summary, headline_setting
 
 _LABELS: dict[Model, str] = {
@@ -28,12 +28,15 @@ def trust_sentences(summary: Summary) -> Iterator[str]:
     """Yield how far the finding can be trusted."""
     statistics = summary.statistics
     if summary.finding.has_tastes:
-        yield from _sensitivity("user", statistics.without_one_user)
-        yield from _sensitivity("prompt", statistics.without_one_group)
+        yield from _against_each_alone(summary)
+        if summary.sweep.baseline.users >= MIN_USERS:
+            yield from _sensitivity("user", statistics.without_one_user)
+            yield from _sensitivity("prompt", statistics.without_one_group)
     for name, measured in statistics.calibrations.items():
+        verdict = "That is no more." if measured.error <= _CALIBRATED * measured.perfect_error else "That is more."
         yield (
-            f"Probabilities of {name} are off by {100 * measured.error:.1f} points on average; if all were true, "
-            f"{100 * measured.perfect_error:.1f} points would be expected of so few choices."
+            f"Probabilities of {name} are off by {100 * measured.error:.1f} points on average. A model whose "
+            f"probabilities are all true would seem off by {100 * measured.perfect_error:.1f} points on so many. {verdict}"
         )
     if statistics.reachable < 1 - _SHOWN:
         yield (
@@ -54,38 +57,56 @@ def user_sentences(summary: Summary) -> Iterator[str]:
     if summary.finding.has_tastes:
         counts = statistics.verdicts.counts()
         tested = counts["helps"] + counts["hurts"] + counts["undecided"]
+        wrong = f" (a share of {statistics.verdicts.rate:.0%} of these may be wrong)"
         yield (
-            f"{_count(tested, 'user')} of {sum(counts.values())} {users} could be tested one by one: of them the two "
-            f"models predict enough choices differently. Personalizing surely helps {counts['helps']} and surely hurts "
-            f"{counts['hurts']}; at most {statistics.verdicts.rate:.0%} of these verdicts are expected to be wrong."
+            f"For {tested} of {sum(counts.values())} {users} the two models predict enough choices differently to test "
+            f"each alone: {counts['helps']} are helped and {counts['hurts']} hurt"
+            f"{wrong if counts['helps'] + counts['hurts'] else ''}, {counts['undecided']} are undecided."
         )
     pooled, chosen = statistics.worst
-    if math.isfinite(chosen):
+    if summary.sweep.baseline.users >= _MIN_FOR_TENTH and math.isfinite(chosen):
         yield (
-            f"For the tenth of users that it predicts worst, the model is right in {100 * chosen:.1f} % of choices; "
-            f"one model for all, in {100 * pooled:.1f} % for its own worst tenth."
+            f"The tenth of users whom the model predicts worst on one half of their held-out choices: "
+            f"{100 * chosen:.1f} % right on the other half. For the worst tenth of pooled: {100 * pooled:.1f} %."
         )
     if (curve := statistics.curve) is not None and summary.finding.has_tastes:
         yield (
-            f"With {curve.shots} comparisons of a new user, twice what the median one has, the expected gain is "
-            f"{100 * curve.gain:+.1f} points ({100 * curve.low:+.1f} to {100 * curve.high:+.1f})."
+            f"With {curve.shots} comparisons of a new user, twice what the median one has, a gain of "
+            f"{100 * curve.gain:+.1f} points is extrapolated for these prompts ({100 * curve.low:+.1f} to "
+            f"{100 * curve.high:+.1f})."
         )
     if summary.finding.has_tastes:
-        collapse = statistics.collapse
-        yield (
-            f"Users' tastes spread over about {collapse.effective_rank:.1f} directions of the "
-            f"{_count(summary.sweep.chosen.basis.rank, 'direction')} that were learned."
-        )
-    noise = statistics.noise
-    how = "more" if noise.median > 1 else "less"
+        yield f"Users' tastes vary along about {statistics.collapse.effective_rank:.1f} independent directions."
+    yield from _noise_sentences(summary)
+
+
+def _noise_sentences(summary: Summary) -> Iterator[str]:
+    noise = summary.statistics.noise
+    how, confidence = ("less", "over") if noise.median > 1 else ("more", "under")
     ratio = noise.median if noise.median > 1 else 1 / noise.median
-    yield f"The median user chooses {ratio:.2f} times {how} at random than the model says."
+    yield (
+        f"Choices of the median user are {ratio:.2f} times {how} predictable than the model says: it is "
+        f"{confidence}-confident by that factor."
+    )
     if noise.sure is not None:
-        yield f"{_count(noise.sure[0], 'user')} surely choose more at random than it says, and {noise.sure[1]} less."
+        over, under = noise.sure
+        yield f"It is surely over-confident about {_count(over, 'user')}, and under-confident about {under}."
     if noise.tie > 0:
         yield f"Users call it a tie with a propensity of {noise.tie:.2f} (Davidson 1970)."
 
 
+def _against_each_alone(summary: Summary) -> Iterator[str]:
+    """Yield what sharing directions gains over learning each user alone."""
+    sample, right = summary.sweep.per_user.sample, summary.sweep.held_out[headline_setting(summary.sweep)].right
+    if "per_user" in right:
+        over = sample.estimate(right["chosen"] - right["per_user"])
+        low, high = (100 * end for end in (over.new_prompts.low, over.new_prompts.high))
+        interval = f" ({low:+.1f} to {high:+.1f})" if math.isfinite(low) else ""
+        yield f"Against learning each user alone, it gains {100 * over.mean:+.1f} points{interval}."
+
+
+_CALIBRATED = 1.5  # times the error of a perfect model, up to which a model's is called no more
+_MIN_FOR_TENTH = 50  # users, of whom a tenth is five
 _SHOWN = 5e-4  # half of the last digit of a share in percent
 
 

@@ -151,7 +151,7 @@ def finish(folder: RunFolder, summary: Summary) -> TrainOutcome:
     write_text(folder.user_table, users_csv(summary.statistics.users, redact=bool(summary.config.get("redact"))))
     REPORT_FORMAT.write(folder.report_json, report_json(summary))
     folder.mark_finished()
-    lines = list(cautions(summary.sweep))
+    lines = list(cautions(summary.sweep, summary.finding))
     return TrainOutcome(folder.path, summary.finding, lines, summary.sweep, summary.split)
 
 
