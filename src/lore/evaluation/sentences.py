@@ -35,8 +35,8 @@ def trust_sentences(summary: Summary) -> Iterator[str]:
     for name, measured in statistics.calibrations.items():
         verdict = "That is no more." if measured.error <= _CALIBRATED * measured.perfect_error else "That is more."
         yield (
-            f"Probabilities of {name} are off by {100 * measured.error:.1f} points on average. A model whose "
-            f"probabilities are all true would seem off by {100 * measured.perfect_error:.1f} points on so many. {verdict}"
+            f"Probabilities of {name} are off by {100 * measured.error:.1f} points on average. From as many choices "
+            f"a perfect model would seem off by {100 * measured.perfect_error:.1f} points. {verdict}"
         )
     if statistics.reachable < 1 - _SHOWN:
         yield (
