@@ -3,26 +3,33 @@ from pathlib import Path
 
 import pytest
 
-from lore.cli import output
-from lore.cli.output import program, progress_bars
+from lore.cli.output import ProgressLines, program, progress_bars
 
 
-def test_without_a_terminal_long_work_writes_a_line_each_half_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = iter(range(0, 1_000, 10))  # seconds of a clock
-    monkeypatch.setattr(output.time, "monotonic", lambda: float(next(now)))
-    with progress_bars() as progress:
-        for done in range(12):
-            progress("fit", done, 12)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
-    assert lines[0] == "fit: 2 of 12 (0.1/s, about 100 s left)"
+def test_without_a_terminal_long_work_writes_a_line_each_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    lines = ProgressLines(clock=lambda: now)
+    steps = iter([("fit", 0, 4), ("fit", 0, 4), ("fit", 2, 4), ("fit", 4, 4), None])
+
+    def wait(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        step = next(steps)
+        if step is not None:
+            lines(*step)
+        return step is None
+
+    lines.write(wait)
+    assert capsys.readouterr().err.splitlines() == [
+        "fit: 0 of 4, for 0 s",
+        "fit: 0 of 4, for 30 s",
+        "fit: 2 of 4, for 60 s (0.0/s, about 60 s left)",
+    ]
 
 
 def test_quick_work_without_a_terminal_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bars() as progress:
-        progress("fit", 1, 1)
+        progress("fit", 0, 1)
     assert capsys.readouterr().err == ""
 
 

@@ -2,8 +2,9 @@
 
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,30 +28,49 @@ def program() -> str:
     return name if shutil.which(name) else sys.argv[0]
 
 
-class _ProgressLines:
-    """Progress without a terminal: a line of every task that takes long, each half a minute."""
+class ProgressLines:
+    """Progress without a terminal: while work goes on, a line each half minute, also within a step that takes long."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._begun: dict[str, float] = {}
-        self._shown = time.monotonic()
+        self._current: tuple[str, int, int] | None = None
 
-    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
-        """Write a line if the last one was long ago."""
-        now = time.monotonic()
-        begun = self._begun.setdefault(task, now)
-        if now - self._shown < _LINE_SECONDS:
-            return
-        self._shown = now
-        rate = done / (now - begun) if now > begun else 0.0
-        left = f", about {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        typer.echo(f"{task}: {done:,} of {total:,} ({rate:.1f}/s{left}) {note}".rstrip(), err=True)
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG002 - for terminals
+        """Take note of a step."""
+        self._begun.setdefault(task, self._clock())
+        self._current = (task, done, total)
+
+    def line(self) -> str | None:
+        """Return what is being done, its rate and the time left; None if nothing is."""
+        if self._current is None or self._current[1] >= self._current[2]:
+            return None
+        task, done, total = self._current
+        seconds = self._clock() - self._begun[task]
+        if not done or not seconds:
+            return f"{task}: {done:,} of {total:,}, for {seconds:.0f} s"
+        rate, left = done / seconds, (total - done) * seconds / done
+        return f"{task}: {done:,} of {total:,}, for {seconds:.0f} s ({rate:.1f}/s, about {left:.0f} s left)"
+
+    def write(self, wait: Callable[[float], bool]) -> None:
+        """Write a line each half minute, until `wait` for that long returns True."""
+        while not wait(_LINE_SECONDS):
+            if (line := self.line()) is not None:
+                typer.echo(line, err=True)
 
 
 @contextmanager
 def progress_bars() -> Iterator["Progress"]:
-    """Show progress bars with a rate and the time left on a terminal, and elsewhere a line each half a minute."""
+    """Show progress bars with a rate and the time left on a terminal, and elsewhere a line each half minute."""
     if not sys.stderr.isatty():
-        yield _ProgressLines()
+        lines, ended = ProgressLines(), threading.Event()
+        writer = threading.Thread(target=lines.write, args=(ended.wait,), daemon=True)
+        writer.start()
+        try:
+            yield lines
+        finally:
+            ended.set()
+            writer.join()
         return
     from rich.console import Console
     from rich.progress import (
