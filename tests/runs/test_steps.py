@@ -87,15 +87,19 @@ def test_people_of_whom_nothing_is_told_are_left_as_they_were(tmp_path: Path) ->
 
 def test_the_steps_do_what_the_whole_does(tmp_path: Path) -> None:
     preferences = load(small_rows(users=24))
-    embed_step(preferences, tmp_path / "run", CONFIG)
+    embed_step(preferences, tmp_path / "run", replace(CONFIG, family="simplex"))
     with pytest.raises(RunError, match="not finished"):
         Run.load(tmp_path / "run")
     fit = fit_step(tmp_path / "run", "simplex", 2)
     assert fit.basis.rank == 2
     found = evaluate_step(tmp_path / "run")
     assert found["seen_train"].mean > 0.9
-    assert {result.model for result in sweep_step(tmp_path / "run", [1]).results} >= {"pooled", "wrong_user"}
-    assert sweep_step(tmp_path / "run", [2], splits=3).finding.splits == 3
+    pooled = sweep_step(tmp_path / "run", [1])
+    assert {result.model for result in pooled.results} >= {"pooled", "wrong_user"}
+    assert pooled.finding is None
+    three = sweep_step(tmp_path / "run", [2], splits=3).finding
+    assert three is not None
+    assert three.splits == 3
     newcomers = [row | {"user_id": "new-" + row["user_id"]} for row in small_rows(users=2)]
     assert personalize_step(tmp_path / "run", load(newcomers), encoder=HashEncoder()) == 2
     run = Run.load(tmp_path / "run")

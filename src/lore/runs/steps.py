@@ -19,6 +19,7 @@ from lore.evaluation.evaluator import Result
 from lore.evaluation.finding import Finding
 from lore.evaluation.metrics import Accuracy, accuracy
 from lore.evaluation.summary import finding_of
+from lore.evaluation.sweep import model_of
 from lore.fitting.basis import Family
 from lore.fitting.config import Fit, FitConfig, Rank
 from lore.fitting.fit import fit_bases
@@ -151,11 +152,11 @@ class SweepOutcome:
 
     Attributes:
         results: of every model in every setting.
-        finding: whether personalizing helps, and whom, over all splits that were asked for.
+        finding: whether personalizing helps, and whom, over all splits; None if no personal model was asked for.
     """
 
     results: list[Result]
-    finding: Finding
+    finding: Finding | None
 
 
 def sweep_step(run: str | Path, ranks: Sequence[Rank], *, splits: int = 1, progress: Progress = silent) -> SweepOutcome:
@@ -168,10 +169,12 @@ def sweep_step(run: str | Path, ranks: Sequence[Rank], *, splits: int = 1, progr
         progress: called with every fit.
     """
     data = RunData.load(run)
-    config = replace(data.config, ranks=ranks, splits=splits)
+    config = replace(data.config, splits=splits)
     reference = data.embeddings.reference
     sweep = sweep_of_run(_split(RunFolder(Path(run)), data), config, reference, ranks=ranks, progress=progress)
-    more = held_out_of_splits(data.pairs, config, reference, progress)
+    if all(model_of(fit) in ("reference", "pooled") for fit in sweep.fits):
+        return SweepOutcome(sweep.results, None)
+    more = held_out_of_splits(data.pairs, config, reference, progress, ranks=ranks)
     return SweepOutcome(sweep.results, finding_of(sweep, more, config.min_pairs))
 
 

@@ -202,7 +202,12 @@ def sweep_of_run(
 
 
 def held_out_of_splits(
-    pairs: Pairs, config: TrainConfig, reference: Tensor | None, progress: Progress
+    pairs: Pairs,
+    config: TrainConfig,
+    reference: Tensor | None,
+    progress: Progress,
+    *,
+    ranks: Sequence[Rank] | None = None,
 ) -> list[dict[str, HeldOut]]:
     """Fit and evaluate on the further splits of a run, which rotate the held-out users and groups."""
     results = []
@@ -211,7 +216,7 @@ def held_out_of_splits(
         results.append(
             held_out_of_split(
                 parts,
-                config.ranks,
+                config.ranks if ranks is None else ranks,
                 config.families,
                 FitConfig(seed=config.seed),
                 reference=reference,

@@ -182,4 +182,5 @@ def sweep(run: RunPath, ranks: Ranks = "0,1,auto", splits: Splits = 1) -> None:
     with progress_bars() as progress:
         outcome = sweep_step(run, parse_ranks(ranks), splits=splits, progress=progress)
     show_results(outcome.results)
-    typer.echo(f"\n{outcome.finding.headline}")
+    if outcome.finding is not None:
+        typer.echo(f"\n{outcome.finding.headline}")
