@@ -57,8 +57,8 @@ def test_an_old_run_is_read_and_used(run: Path) -> None:
 def test_an_old_run_that_is_written_to_gets_todays_formats(run: Path) -> None:
     personalize_step(run, RunData.load(run).preferences, encoder=HashEncoder())
     RunFolder(run).mark_finished()
-    for name in ("run.json", "users/ids.json"):
-        assert json.loads((run / name).read_text())["format"] == 1
+    assert json.loads((run / "run.json").read_text())["format"] == 2
+    assert json.loads((run / "users" / "ids.json").read_text())["format"] == 1
     assert len(Run.load(run).users) == 8
 
 
@@ -68,6 +68,15 @@ def test_an_old_report_has_todays_names() -> None:
     assert report["users"]["helps"] >= 0
     assert "finding" not in report
     assert {result["model"] for result in report["results"]} >= {"pooled", "gaussian", "wrong_user"}
+
+
+def test_a_report_and_a_run_of_format_1_are_read(run: Path) -> None:
+    report = read_report(OLD / "report-1.json")
+    assert report["gain"].keys() == {"mean", "low", "high", "users"}
+    assert {result["model"] for result in report["results"]} >= {"pooled", "gaussian", "wrong_user"}
+    shutil.copy(OLD / "run-1.json", run / "run.json")
+    config = RunData.load(run).config
+    assert (config.min_pairs, config.splits) == (5, 1)
 
 
 def test_an_old_database_keeps_choices_and_erasures(run: Path) -> None:

@@ -15,9 +15,10 @@ from lore.embedding.workers import workers
 from lore.errors import DataError, RunError
 from lore.files import JsonFormat
 
+# Format 1 had no `min_pairs` and `splits` among the arguments; format 0 had other names of some.
 STATE_FORMAT = JsonFormat(
     name="the state of a run",
-    number=1,
+    number=2,
     fields=frozenset({"lore", "config", "data", "finished"}),
     optional=frozenset({"refused"}),
     remedy="give a folder that `lore train` or `lore embed` made",
