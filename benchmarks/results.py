@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import lore
-from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.evaluator import HeldOut, model_of
 from lore.evaluation.finding import Finding, combined
 from lore.evaluation.intervals import MIN_PAIRS, Sample
 from lore.evaluation.metrics import accuracy_of_right, gain
 from lore.evaluation.summary import finding_of
-from lore.evaluation.sweep import Sweep, model_of, run_sweep
+from lore.evaluation.sweep import Sweep, run_sweep
 from lore.fitting.config import FitConfig
 from lore.pairs.table import Pairs
 

@@ -101,6 +101,14 @@ class AdaptedWeights:
         return self._solved[key][2]
 
 
+def model_of(fit: Fit) -> Model:
+    """Return what kind of model a fit is."""
+    if fit.basis.family == "gaussian":
+        return "gaussian"
+    models: dict[int, Model] = {0: "reference", 1: "pooled"}
+    return models.get(fit.basis.rank, "simplex")
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out pairs, and how far several models have each of them right.
@@ -175,14 +183,10 @@ class Evaluator:
 
     def wrong_user(self, fit: Fit, seed: int) -> Iterator[Result]:
         """Yield results of the control in which each user gets the weights of other users."""
-        for setting, part in self._parts.items():
-            projected = ProjectedPairs(part, fit.basis)
-            margins = [projected.margins(weights) for weights in self._exchanged(fit, setting, seed)]
-            if margins:
-                right = torch.stack([correct(part, margin) for margin in margins]).mean(0)
-                loss = statistics.mean(log_loss_of_margins(part, margin, fit.basis.temperature) for margin in margins)
-                measured = accuracy_of_right(right, self._samples[setting])
-                yield self._result("wrong_user", fit.basis.rank, setting, measured, loss=loss)
+        for setting in self._parts:
+            if (others := self._with_other_weights(fit, setting, seed)) is not None:
+                measured = accuracy_of_right(others[0], self._samples[setting])
+                yield self._result("wrong_user", fit.basis.rank, setting, measured, loss=others[1])
 
     def per_user(self) -> Iterator[Result]:
         """Yield results of the model that learns each user from their own comparisons alone."""
@@ -207,17 +211,16 @@ class Evaluator:
         held_out: dict[str, HeldOut] = {}
         for setting in self._tested:
             part = self._parts[setting]
-            projected = ProjectedPairs(part, fit.basis)
             right = {
                 name if rank is None or name in ("pooled", "wrong_user") else f"{name} {rank}": measured.right
                 for (name, rank, measured_in), measured in self._measurements.items()
                 if measured_in == setting
             }
-            right["chosen"] = correct(part, projected.margins(self._weights(fit, setting)))
+            chosen = self._measurements.get((model_of(fit), fit.basis.rank, setting))
+            right["chosen"] = (self.accuracy(fit, setting) if chosen is None else chosen).right
             right["pooled"] = self._pooled[setting].right
-            others = [correct(part, projected.margins(other)) for other in self._exchanged(fit, setting, seed)]
-            if others and "wrong_user" not in right:
-                right["wrong_user"] = torch.stack(others).mean(0)
+            if "wrong_user" not in right and (others := self._with_other_weights(fit, setting, seed)) is not None:
+                right["wrong_user"] = others[0]
             if (rate := self._item_rate(setting)) is not None:
                 right["item_rate"] = correct(part, rate)
             held_out[setting] = HeldOut(part, right)
@@ -238,8 +241,16 @@ class Evaluator:
             return fit.weights
         return self._adapt(self._split.unseen_shots if shots is None else shots, fit.basis)
 
-    def _exchanged(self, fit: Fit, setting: str, seed: int) -> Iterator[Tensor]:
-        return exchanged_weights(self._weights(fit, setting), self._trained(setting), seed)
+    def _with_other_weights(self, fit: Fit, setting: str, seed: int) -> tuple[Tensor, float] | None:
+        """Return how far pairs are right with other users' weights, `[pairs]`, and the log loss; None for one user."""
+        part = self._parts[setting]
+        projected = ProjectedPairs(part, fit.basis)
+        exchanged = exchanged_weights(self._weights(fit, setting), self._trained(setting), seed)
+        margins = [projected.margins(weights) for weights in exchanged]
+        if not margins:
+            return None
+        loss = statistics.mean(log_loss_of_margins(part, margin, fit.basis.temperature) for margin in margins)
+        return torch.stack([correct(part, margin) for margin in margins]).mean(0), loss
 
     def _item_rate(self, setting: str) -> Tensor | None:
         return item_rate_margins(self._parts[setting], self._split.seen_train)

@@ -11,12 +11,12 @@ from torch import Tensor
 from lore.data.messages import text_of
 from lore.errors import MissingExtra
 from lore.evaluation.cautions import cautions, controls
-from lore.evaluation.evaluator import Model, Result
+from lore.evaluation.evaluator import Model, Result, model_of
 from lore.evaluation.finding import USERS_OF
 from lore.evaluation.plots import plots
 from lore.evaluation.sentences import model_label, trust_sentences, user_sentences
 from lore.evaluation.summary import SETTINGS, Summary
-from lore.evaluation.sweep import Sweep, model_of
+from lore.evaluation.sweep import Sweep
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _COLUMNS = ("unseen_test", "seen_test", "unseen_shots", "seen_train")  # settings, the most telling first

@@ -10,7 +10,7 @@ from torch import Tensor
 from lore.errors import ConfigError
 from lore.evaluation.controls import with_random_labels
 from lore.evaluation.diagnostics import has_tastes
-from lore.evaluation.evaluator import AdaptedWeights, AdaptFunction, Evaluator, HeldOut, Model, Result
+from lore.evaluation.evaluator import AdaptedWeights, AdaptFunction, Evaluator, HeldOut, Model, Result, model_of
 from lore.evaluation.intervals import MIN_PAIRS
 from lore.evaluation.metrics import Accuracy, Gain
 from lore.fitting.basis import Family
@@ -214,14 +214,6 @@ def _configs(
     for family in families:
         configs += [replace(config, family=family, rank=rank) for rank in personal_ranks(family, ranks)]
     return configs
-
-
-def model_of(fit: Fit) -> Model:
-    """Return what kind of model a fit is."""
-    if fit.basis.family == "gaussian":
-        return "gaussian"
-    models: dict[int, Model] = {0: "reference", 1: "pooled"}
-    return models.get(fit.basis.rank, "simplex")
 
 
 def _pooled(fits: Sequence[Fit]) -> Fit:

@@ -15,11 +15,10 @@ from lore.embedding.load import load_encoder
 from lore.embedding.plans import EmbeddingPlan, plan
 from lore.embedding.store import Embeddings, encode
 from lore.errors import DataError, LoreError, RunError
-from lore.evaluation.evaluator import Result
+from lore.evaluation.evaluator import Result, model_of
 from lore.evaluation.finding import Finding
 from lore.evaluation.metrics import Accuracy, accuracy
 from lore.evaluation.summary import finding_of
-from lore.evaluation.sweep import model_of
 from lore.fitting.basis import Family
 from lore.fitting.config import Fit, FitConfig, Rank
 from lore.fitting.fit import fit_bases
