@@ -60,8 +60,8 @@ def user_sentences(summary: Summary) -> Iterator[str]:
         wrong = f" (a share of {statistics.verdicts.rate:.0%} of these may be wrong)"
         yield (
             f"For {tested} of {sum(counts.values())} {users} the two models predict enough choices differently to test "
-            f"each alone: {counts['helps']} are helped and {counts['hurts']} hurt"
-            f"{wrong if counts['helps'] + counts['hurts'] else ''}, {counts['undecided']} are undecided."
+            f"each alone: helped {counts['helps']}, hurt {counts['hurts']}"
+            f"{wrong if counts['helps'] + counts['hurts'] else ''}, undecided {counts['undecided']}."
         )
     pooled, chosen = statistics.worst
     if summary.sweep.baseline.users >= _MIN_FOR_TENTH and math.isfinite(chosen):
