@@ -1,21 +1,22 @@
 """Chosen questions against random ones, for new users: accuracy on held-out groups after 5, 10 and 20 answers.
 
-LORE_DATA=/path/to/data python benchmarks/asking.py SET [SEEDS [FAMILY]]
+LORE_DATA=/path/to/data python benchmarks/asking.py SET [SPLITS [FAMILY]]
 
-A question is one of the user's own training pairs; the answer is theirs. Prints a line a seed, and means of the
-differences with 95 % intervals over the seeds, in points.
+A question is one of the user's own training pairs; the answer is theirs. Prints a line a split, and gains over random
+questions in points, with 95 % intervals for new users and new prompts.
 """
 
 import sys
 import warnings
 
-import numpy as np
 import torch
-from gaussian import STUDENT, pairs_of, split_of
+from gaussian import pairs_of, split_of
+from over_splits import over_splits
 
 import lore
 from lore.errors import ConvergenceWarning
-from lore.evaluation.metrics import accuracy
+from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.metrics import ProjectedPairs, correct
 from lore.fitting.basis import Family
 from lore.pairs.table import Pairs
 
@@ -42,37 +43,37 @@ def chosen(pool: Pairs, basis: lore.RewardBasis, user: int) -> list[int]:
     return asked
 
 
-def one_seed(parts: lore.Split, seed: int, family: Family) -> list[float]:
+def one_split(parts: lore.Split, seed: int, family: Family) -> HeldOut:
     config = lore.FitConfig(family=family, rank="auto" if family == "gaussian" else 4, seed=seed)
     basis = lore.fit_basis(parts.seen_train, config).basis
-    pool = parts.unseen_shots.compact()
+    pool, test = parts.unseen_shots.compact(), parts.unseen_test
+    projected = ProjectedPairs(test, basis)
+
+    def right(trained: Pairs) -> torch.Tensor:
+        return correct(test, projected.margins(lore.fit_weights(trained, basis)))
+
     orders = [chosen(pool, basis, user) for user in range(len(pool.users))]
-    found = []
+    found = {}
     for shots in SHOTS:
         asked = torch.tensor([at for order in orders for at in order[:shots]])
-        clever = accuracy(parts.unseen_test, basis, lore.fit_weights(pool.select(asked), basis)).mean
-        random = [
-            accuracy(parts.unseen_test, basis, lore.fit_weights(pool.shots(shots, seed=draw), basis)).mean
-            for draw in range(5)
-        ]
-        found.append(100 * (clever - float(np.mean(random))))
-    return found
+        found[f"chosen {shots}"] = right(pool.select(asked))
+        found[f"random {shots}"] = torch.stack([right(pool.shots(shots, seed=draw)) for draw in range(5)]).mean(0)
+    return HeldOut(test, found)
 
 
 def main() -> None:
     name = sys.argv[1]
-    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     family: Family = "simplex" if "simplex" in sys.argv[3:] else "gaussian"
     warnings.simplefilter("ignore", ConvergenceWarning)
     torch.set_num_threads(1)
-    rows = []
-    for seed in range(seeds):
-        rows.append(one_seed(split_of(name, pairs_of(name, seed), seed, shots=100), seed, family))
-        print(seed, [round(value, 2) for value in rows[-1]], flush=True)
-    gains = np.array(rows)
-    spread = STUDENT.get(seeds, 2.0) * gains.std(axis=0, ddof=1) / seeds**0.5
-    for shots, gain, half in zip(SHOTS, gains.mean(axis=0), spread, strict=True):
-        print(f"{shots} answers: {gain:+.2f} ± {half:.2f} points over random questions")
+    pairs, splits = pairs_of(name), []
+    for seed in range(count):
+        splits.append({"unseen_test": one_split(split_of(name, pairs, seed, shots=100), seed, family)})
+        print(f"split {seed + 1} of {count}", file=sys.stderr, flush=True)
+    over = over_splits(splits, "unseen_test")
+    for shots in SHOTS:
+        print(f"{shots} answers: {over.gain(f'chosen {shots}', f'random {shots}')} points over random questions")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,40 @@
-"""The gaussian family beside pooled and the simplex family, on public data.
+"""The gaussian family beside pooled and the simplex family, on public data; tables of docs/results.md.
 
-LORE_DATA=/path/to/data python benchmarks/gaussian.py SET [SEEDS [MODELS]]
+LORE_DATA=/path/to/data python benchmarks/gaussian.py SET [SPLITS [MODELS]]
 
 SET is dices350, jester5k (its first 2,000 users), jester400 (its first 400), jester5k-own and jester400-own (own
-ratings of jokes that others rated held out), pandalm, ukpconvarg1 or demo. Every seed has its own split; everything is
-chosen inside the training part. Prints one JSON line a seed, then means and 95 % intervals over the seeds of the
-differences to pooled.
+ratings of jokes that others rated held out), pandalm, ukpconvarg1 or demo. Everything is chosen inside the training
+part. Prints one JSON line a split, then a table: gains over pooled with intervals for new users and new prompts.
 """
 
 import json
-import math
 import os
 import sys
 import time
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from over_splits import over_splits
+from torch import Tensor
 
 import lore
 from lore.data.simulation import Population, simulate
 from lore.errors import ConvergenceWarning
 from lore.evaluation.calibration import calibration
-from lore.evaluation.metrics import accuracy
+from lore.evaluation.controls import exchanged_weights
+from lore.evaluation.evaluator import HeldOut
+from lore.evaluation.metrics import ProjectedPairs, correct
 from lore.fitting.config import Fit
 from lore.fitting.personalize import fit_weights
 
 SHOTS = (5, 20, 80, 200)
+SETTINGS = {"seen_test": "seen users", "unseen_test": "new users, all their pairs"}
+WRONG = "other users' weights"
 SETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # pairs of a user in each part, users, and by what they are split
     "dices350": ("dices350", {"pairs_per_user": 260}, {}),
@@ -41,37 +45,34 @@ SETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "pandalm": ("pandalm/comparisons.jsonl", {}, {"unseen": 0.0}),
     "ukpconvarg1": ("ukpconvarg1/comparisons.jsonl", {}, {}),
 }
-STUDENT = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.20}
-
-
 MODELS = {
     "pooled": lore.FitConfig(rank=1),
-    "simplex": lore.FitConfig(rank=4),
-    "ridge to pooled": lore.FitConfig(family="gaussian", rank=0),
     "gaussian": lore.FitConfig(family="gaussian", rank="auto"),
+    "ridge to pooled": lore.FitConfig(family="gaussian", rank=0),
+    "simplex": lore.FitConfig(rank=4),
     "tempering 1": lore.FitConfig(family="gaussian", rank="auto", tempering=1.0),
 }
 
 
-def pairs_of(name: str, seed: int) -> lore.Pairs:
-    """The pairs of a set, as one seed draws them."""
+def pairs_of(name: str) -> lore.Pairs:
+    """The pairs of a set, drawn once; splits of them differ."""
     if name == "demo":
-        return demo(seed)
+        return demo()
     path, drawn, _ = SETS[name]
     preferences = lore.load(Path(os.environ["LORE_DATA"]) / path)
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / path.split("/")[0])
-    pairs = lore.Pairs.from_embeddings(preferences, store, seed=seed, **drawn)
+    pairs = lore.Pairs.from_embeddings(preferences, store, **drawn)
     users = {"jester400": 400, "jester5k": 2_000}.get(name.removesuffix("-own"))
     return pairs if users is None else pairs.for_users(torch.arange(users))
 
 
-def demo(seed: int) -> lore.Pairs:
+def demo(seed: int = 0) -> lore.Pairs:
     """The demo's population, all of whose prompts are judged."""
     with as_file(files("lore.runs") / "miniature.parquet") as path:
         scored = lore.load(path)
     preferences = simulate(scored, Population(400, comparisons=len(scored.prompts), seed=seed))
     store = lore.encode(preferences, store=Path("runs") / "gaussian" / "demo")
-    return lore.Pairs.from_embeddings(preferences, store, seed=seed)
+    return lore.Pairs.from_embeddings(preferences, store)
 
 
 def split_of(name: str, pairs: lore.Pairs, seed: int, shots: int = 10) -> lore.Split:
@@ -84,62 +85,95 @@ def split_of(name: str, pairs: lore.Pairs, seed: int, shots: int = 10) -> lore.S
     )
 
 
-def measured(name: str, fit: Fit, parts: lore.Split) -> dict[str, float]:
-    """Accuracy, log loss and calibration error in percent or nats, on held-out groups."""
-    found: dict[str, float] = {}
+@dataclass
+class Measured:
+    """What one split shows.
+
+    Attributes:
+        right: by setting, then model: how far test pairs are ordered rightly.
+        losses: log loss, expected calibration error and Brier score, by setting and model.
+        ranks: rank of each model.
+        seconds: of its fit.
+    """
+
+    right: dict[str, dict[str, Tensor]] = field(default_factory=lambda: {setting: {} for setting in SETTINGS})
+    losses: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def measure(name: str, fit: Fit, parts: lore.Split, found: Measured) -> None:
+    """Measure one model in both settings, and new users after a few pairs."""
     for setting, trained in (("seen_test", parts.seen_train), ("unseen_test", parts.unseen_shots)):
-        test = parts.parts()[setting]
+        test, right = parts.parts()[setting], found.right[setting]
         if not len(test):
             continue
-        users = fit_weights(trained, fit.basis)
-        found[f"{name} {setting}"] = 100 * accuracy(test, fit.basis, users).mean
+        users, projected = fit_weights(trained, fit.basis), ProjectedPairs(test, fit.basis)
+        right[name] = correct(test, projected.margins(users))
         calibrated = calibration(test, fit.basis, users)
-        found[f"{name} {setting} loss"] = calibrated.log_loss
-        found[f"{name} {setting} ece"], found[f"{name} {setting} brier"] = calibrated.error, calibrated.brier
+        found.losses[f"{name} {setting}"] = calibrated.log_loss, calibrated.error, calibrated.brier
         if fit.basis.family == "gaussian" and 0 < fit.basis.rank < fit.basis.columns:
             short = fit_weights(trained, fit.basis, rank_only=True)
-            found[f"{name} {setting} in rank numbers"] = 100 * accuracy(test, short.basis, short).mean
-    if len(parts.unseen_test):
-        for shots in SHOTS:
-            few = fit_weights(parts.unseen_shots.shots(shots, seed=0), fit.basis)
-            found[f"{name} {shots} shots"] = 100 * accuracy(parts.unseen_test, fit.basis, few).mean
-        order = torch.randperm(len(parts.unseen_test.users), generator=torch.Generator().manual_seed(0))
-        weights = fit_weights(parts.unseen_shots, fit.basis).weights
-        swapped = weights.clone()
-        swapped[order] = weights[order.roll(1)]
-        found[f"{name} wrong user"] = 100 * accuracy(parts.unseen_test, fit.basis, swapped).mean
-    return found
+            right[f"{name} in rank numbers"] = correct(test, ProjectedPairs(test, short.basis).margins(short))
+        if setting == "unseen_test":
+            for shots in SHOTS:
+                few = fit_weights(trained.shots(shots, seed=0), fit.basis)
+                right[f"{name} after {shots}"] = correct(test, projected.margins(few))
+        others = [correct(test, projected.margins(one)) for one in exchanged_weights(users.weights, trained, 0)]
+        right[f"{name} {WRONG}"] = torch.stack(others).mean(0)
 
 
-def one_seed(parts: lore.Split, seed: int, models: list[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def one_split(parts: lore.Split, seed: int, models: Sequence[str]) -> Measured:
+    found = Measured()
     for name in ["pooled", *models]:
         begin = time.perf_counter()
         fit = lore.fit_basis(parts.seen_train, replace(MODELS[name], seed=seed))
-        found |= {f"seconds of {name}": time.perf_counter() - begin, f"rank of {name}": float(fit.basis.rank)}
-        found |= measured(name, fit, parts)
+        found.seconds[name], found.ranks[name] = time.perf_counter() - begin, fit.basis.rank
+        measure(name, fit, parts, found)
     return found
 
 
+def table(splits: Sequence[tuple[lore.Split, Measured]], models: Sequence[str]) -> str:
+    """Gains over pooled with their intervals; means of the losses over the splits."""
+    lines, notes = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"], list[str]()
+    for setting, users in SETTINGS.items():
+        if not any(len(parts.parts()[setting]) for parts, _ in splits):
+            continue
+        held_out = [{setting: HeldOut(parts.parts()[setting], found.right[setting])} for parts, found in splits]
+        over = over_splits(held_out, setting)
+        rows = {users: "", "in rank numbers": " in rank numbers", WRONG: f" {WRONG}"}
+        rows |= {f"after {shots}": f" after {shots}" for shots in SHOTS}
+        for row, suffix in rows.items():
+            cells = [over.gain(model + suffix) if model + suffix in over else "" for model in models]
+            if any(cells):
+                lines.append(f"| {row} | {' | '.join(cells)} |")
+        base = losses(splits, f"pooled {setting}")
+        cells = []
+        for model in models:
+            loss, error, brier = losses(splits, f"{model} {setting}")
+            cells.append(f"{loss - base[0]:+.3f}, {error:.3f}, {brier - base[2]:+.3f}")
+        lines.append(f"| log loss, ECE, Brier | {' | '.join(cells)} |")
+        notes.append(f"{users}: {over.users}; pooled {over.accuracy('pooled')}, {base[0]:.3f}, {base[1]:.3f}")
+        notes += [f"- {models[0]} over {model}: {over.gain(models[0], model)}" for model in models[1:]]
+    return "\n".join([*lines, "", *notes])
+
+
+def losses(splits: Sequence[tuple[lore.Split, Measured]], key: str) -> list[float]:
+    """Means over the splits of log loss, calibration error and Brier score."""
+    return torch.tensor([found.losses[key] for _, found in splits]).mean(0).tolist()
+
+
 def main() -> None:
-    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     models = sys.argv[3].split(";") if len(sys.argv) > 3 else list(MODELS)[1:]
     warnings.simplefilter("ignore", ConvergenceWarning)
-    rows = []
-    for seed in range(seeds):
-        parts = split_of(sys.argv[1], pairs_of(sys.argv[1], seed), seed)
-        rows.append(one_seed(parts, seed, models))
-        print(json.dumps({"seed": seed, **{name: round(value, 4) for name, value in rows[-1].items()}}), flush=True)
-    for name in rows[0]:
-        values = np.array([row.get(name, math.nan) for row in rows])
-        base = next((f"pooled{name.removeprefix(known)}" for known in models if name.startswith(known + " ")), None)
-        line = f"{name}: {values.mean():.4g}"
-        if base in rows[0]:
-            gain = values - np.array([row[base] for row in rows])
-            spread = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
-            line += f", less pooled {gain.mean():+.4f} ± {STUDENT.get(len(gain), 2.0) * spread:.4f}"
-            line += f", above in {(gain > 0).sum()} of {len(gain)}"
-        print(line)
+    pairs, splits = pairs_of(sys.argv[1]), []
+    for seed in range(count):
+        parts = split_of(sys.argv[1], pairs, seed)
+        found = one_split(parts, seed, models)
+        splits.append((parts, found))
+        print(json.dumps({"split": seed, "ranks": found.ranks, "seconds": found.seconds}), flush=True)
+    print(table(splits, models))
 
 
 if __name__ == "__main__":

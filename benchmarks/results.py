@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from over_splits import over_splits
+
 import lore
 from lore.evaluation.evaluator import HeldOut, model_of
-from lore.evaluation.finding import Finding, combined
-from lore.evaluation.intervals import MIN_PAIRS, Sample
-from lore.evaluation.metrics import accuracy_of_right, gain
+from lore.evaluation.finding import Finding
 from lore.evaluation.summary import finding_of
 from lore.evaluation.sweep import Sweep, run_sweep
 from lore.fitting.config import FitConfig
@@ -55,32 +55,22 @@ def of_families(sweep: Sweep) -> dict[str, HeldOut]:
 
 
 def table(splits: Sequence[Mapping[str, HeldOut]]) -> Iterator[str]:
-    """Yield a table of accuracies and gains over all splits: each choice once, intervals over users and prompts."""
+    """Yield a table of accuracies and gains over all splits."""
     yield f"| model | {' | '.join(f'{users} | gain' for users in SETTINGS.values())} |"
     yield "|---" * (1 + 2 * len(SETTINGS)) + "|"
-    merged = {setting: combined([one[setting] for one in splits if setting in one]) for setting in SETTINGS}
-    samples = {setting: Sample(one.pairs, MIN_PAIRS) for setting, one in merged.items()}
+    settings = [over_splits(splits, setting) for setting in SETTINGS]
     for model in MODELS:
         cells = []
-        for setting, one in merged.items():
-            if model not in one.right:
-                cells += ["", ""]
-                continue
-            measured, pooled = (accuracy_of_right(one.right[key], samples[setting]) for key in (model, "pooled"))
-            over = gain(measured, pooled)
-            cells.append(f"{100 * measured.mean:.1f}{ends(measured.low, measured.high)}")
-            cells.append("" if model == "pooled" else f"{100 * over.mean:+.1f}{ends(over.low, over.high, '+')}")
+        for one in settings:
+            cells.append(one.accuracy(model) if model in one else "")
+            cells.append(one.gain(model) if model in one and model != "pooled" else "")
         if any(cells):
             yield f"| {model} | {' | '.join(cells)} |"
     yield ""
     yield ", ".join(
-        f"{SETTINGS[setting]}: {sample.users} users, {len(merged[setting].pairs):,} choices"
-        for setting, sample in samples.items()
+        f"{users}: {one.users} users, {one.choices:,} choices"
+        for users, one in zip(SETTINGS.values(), settings, strict=True)
     )
-
-
-def ends(low: float, high: float, sign: str = "") -> str:
-    return "" if low != low else f" ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
 def agreement(findings: Sequence[Finding], together: Finding) -> Iterator[str]:
