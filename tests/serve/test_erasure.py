@@ -7,11 +7,11 @@ import torch
 
 from builders import HashEncoder
 from lore.data.formats import load
-from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.files import read_json
 from lore.runs.artifacts import Run, save_users
 from lore.runs.steps import personalize_step
+from lore.serve import erasure
 from lore.serve.client import Client, ServerError
 from lore.serve.erasure import erase_from_run
 from lore.serve.service import TENANT, Service
@@ -121,7 +121,7 @@ def test_an_erasure_that_was_cut_short_is_finished_when_asked_again(run: Path, m
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Preferences, "to_parquet", full)
+            patch.setattr(erasure, "save_table", full)
             with pytest.raises(ServerError, match="try again") as caught:
                 client.erase("u4")
             assert caught.value.status == 503

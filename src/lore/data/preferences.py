@@ -1,24 +1,21 @@
 """`Preferences`: the one table of raw comparisons, in which every prompt and response is held once."""
 
-import json
 import math
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lore.data.issues import SourceLocations
-from lore.data.messages import Messages, as_json, conversation_key
+from lore.data.messages import Messages, conversation_key
 from lore.errors import ConfigError, DataError
 from lore.exports import compact_repr
-from lore.files import replacing
+
+ALL_USERS = "all users"  # the one user of data that name no user
 
 Integers = NDArray[np.int64]
 
@@ -140,7 +137,7 @@ class Preferences:
         timestamps = self.extra.get("timestamp")
         if self.ratings is not None or timestamps is None:
             raise DataError("`half_life` needs comparisons with a `timestamp` column; add one, or leave it out")
-        seconds = np.array([_seconds(value) for value in timestamps])
+        seconds = np.array([seconds_of(value) for value in timestamps])
         unknown = np.flatnonzero(~np.isfinite(seconds))
         if len(unknown):
             where = self.origin.describe(self.row_ref[unknown[:5]].tolist(), len(unknown))
@@ -163,39 +160,6 @@ class Preferences:
         aged.__dict__["_keys"] = self._keys  # the same conversations
         return aged
 
-    def to_parquet(self, path: Path) -> None:
-        """Write the table so that `lore.load` reads it again."""
-        with replacing(path) as beside:
-            pq.write_table(self._table(), beside, compression="zstd")
-
-    def _table(self) -> pa.Table:
-        turn = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-        prompts = pa.array([as_json(messages) for messages in self.prompts], type=turn)
-        responses = pa.array([as_json(messages) for messages in self.responses], type=turn)
-        users = pa.array(self.users, type=pa.string())
-        groups = [f"g{group}" for group in self.row_group.tolist()]
-        if self.ratings is not None:
-            columns = {
-                "user_id": users.take(pa.array(self.ratings.user)),
-                "prompt": prompts.take(pa.array(self.row_prompt[self.ratings.row])),
-                "response": responses.take(pa.array(self.row_response[self.ratings.row])),
-                "rating": pa.array(self.ratings.rating),
-                "group": pa.array([groups[row] for row in self.ratings.row]),
-            }
-        else:
-            columns = {
-                "user_id": users.take(pa.array(self.user)),
-                "prompt": prompts.take(pa.array(self.row_prompt[self.chosen])),
-                "chosen": responses.take(pa.array(self.row_response[self.chosen])),
-                "rejected": responses.take(pa.array(self.row_response[self.rejected])),
-                "weight": pa.array(self.weight),
-                "label": pa.array(self.label),
-                "group": pa.array([groups[row] for row in self.chosen]),
-            }
-        for name, values in self.extra.items():
-            columns[name] = _column(values)
-        return pa.table(columns)
-
 
 def _number(text: str) -> float:
     """Return the number that a text spells, or NaN."""
@@ -205,21 +169,15 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _seconds(timestamp: Any) -> float:
+def seconds_of(timestamp: Any) -> float:
     """Seconds since 1970 of a number, a date or its ISO 8601 text, which is UTC where it says nothing else; or NaN."""
     if isinstance(timestamp, str):
         try:
             timestamp = datetime.fromisoformat(timestamp)
         except ValueError:
             return _number(timestamp)
+    if isinstance(timestamp, date) and not isinstance(timestamp, datetime):
+        timestamp = datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=UTC)
     if isinstance(timestamp, datetime):
         return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()
     return float(timestamp) if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) else math.nan
-
-
-def _column(values: list[Any]) -> pa.Array:
-    """Return an Arrow column; values of mixed types are kept as JSON text."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else json.dumps(value, default=str) for value in values])

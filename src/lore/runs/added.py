@@ -12,6 +12,7 @@ from lore.data.formats import load
 from lore.data.issues import SourceLocations
 from lore.data.messages import Messages, conversation_key
 from lore.data.preferences import Preferences
+from lore.data.table import save_table
 from lore.embedding.store import Embeddings
 from lore.fitting.basis import RewardBasis
 from lore.fitting.personalize import fit_weights
@@ -62,7 +63,7 @@ def add_to_run(data: RunData | None, folder: RunFolder, more: Preferences, embed
     else:
         comparisons = _of_pairs(more, embeddings, all_pairs(more, embeddings, config_of(folder)), more.users)
     if new := [one for one in comparisons if one.key not in existing]:
-        _built([*table, *new]).to_parquet(folder.added)
+        save_table(_built([*table, *new]), folder.added)
 
 
 def erase_added(folder: RunFolder, user: str) -> bool:
@@ -70,7 +71,7 @@ def erase_added(folder: RunFolder, user: str) -> bool:
     added = read_added(folder)
     if added is None or user not in added.users:
         return False
-    without_user(added, user).to_parquet(folder.added)
+    save_table(without_user(added, user), folder.added)
     return True
 
 

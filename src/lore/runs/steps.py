@@ -10,6 +10,7 @@ import torch
 
 from lore.data.messages import as_json
 from lore.data.preferences import Preferences
+from lore.data.table import save_table
 from lore.embedding.encoder import Encoder
 from lore.embedding.load import load_encoder
 from lore.embedding.plans import EmbeddingPlan, plan
@@ -40,7 +41,7 @@ def embed_step(
     """Begin a RUN folder and embed all conversations (`lore embed`)."""
     folder = RunFolder(Path(out))
     folder.begin(config.to_json(), preferences.fingerprint(), force=force)
-    preferences.to_parquet(folder.preferences)
+    save_table(preferences, folder.preferences)
     try:
         return embed(preferences, config, folder, progress)
     except LoreError:

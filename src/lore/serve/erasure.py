@@ -12,6 +12,7 @@ from lore.data.builder import without_user
 from lore.data.formats import load
 from lore.data.messages import text_of
 from lore.data.preferences import Preferences
+from lore.data.table import save_table
 from lore.embedding import Embeddings
 from lore.pairs.splits import SPLIT_FORMAT
 from lore.runs.added import erase_added, read_added
@@ -51,7 +52,7 @@ def erase_from_run(service: Service, tenant: str, user: str) -> bool:
                 path.unlink()
         before = set(preferences.conversation_keys()) | set([] if added is None else added.conversation_keys())
         _drop_vectors(service, folder, remaining, before)
-        remaining.to_parquet(folder.preferences)
+        save_table(remaining, folder.preferences)
         service.reload_run(remaining)
     return True
 

@@ -9,6 +9,7 @@ import pytest
 from builders import Write, small_rows
 from data_formats_builders import ROW, choices
 from lore.data.formats import load, load_with_issues
+from lore.data.table import save_table
 from lore.errors import DataError
 
 
@@ -72,7 +73,7 @@ def test_the_table_of_ranked_lists_with_ids_can_be_read_again(tmp_path: Path, js
         load(jsonl([lists[0], lists[0] | {"responses": ["z", "y", "x"]}]))
     ranked = load(lists)
     assert ranked.extra["comparison_id"][:3] == ["one/0-1", "one/0-2", "one/1-2"]
-    ranked.to_parquet(tmp_path / "table.parquet")
+    save_table(ranked, tmp_path / "table.parquet")
     again = load(tmp_path / "table.parquet")
     assert (again.fingerprint(), again.extra) == (ranked.fingerprint(), ranked.extra)
 
@@ -82,7 +83,7 @@ def test_what_has_no_prompt_or_an_empty_one_can_be_read_again(tmp_path: Path) ->
     ratings = [{"user_id": "a", "response": text, "rating": at} for at, text in enumerate(("x", "", "z"))]
     for rows in (said_nothing, ratings):
         table = load(rows)
-        table.to_parquet(tmp_path / "table.parquet")
+        save_table(table, tmp_path / "table.parquet")
         assert load(tmp_path / "table.parquet").fingerprint() == table.fingerprint()
 
 
@@ -117,7 +118,7 @@ def test_a_saved_table_is_read_again_whole(tmp_path: Path) -> None:
     mixed = [ROW | {"note": 1}, ROW | {"prompt": "other", "note": "two"}]
     for rows in (small_rows(2, 3), ratings, mixed):
         preferences = load(rows)
-        preferences.to_parquet(tmp_path / "p.parquet")
+        save_table(preferences, tmp_path / "p.parquet")
         again = load(tmp_path / "p.parquet")
         assert choices(again) == choices(preferences)
         assert again.conversation_keys() == preferences.conversation_keys()
