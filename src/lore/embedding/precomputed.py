@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lore.data.messages import MessageFault, conversation_key, parse_messages
+from lore.data.messages import MessageFault, conversation_key, conversation_of, parse_messages
 from lore.data.preferences import Preferences
 from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import file_hash
@@ -138,8 +138,10 @@ def _keys(path: Path, table: pa.Table) -> list[bytes] | None:
     try:
         return [
             conversation_key(
-                parse_messages("prompt", prompt, "user", _text) if prompt else (),
-                parse_messages("response", response, "assistant", _text),
+                *conversation_of(
+                    parse_messages("prompt", prompt, "user", _text) if prompt else (),
+                    parse_messages("response", response, "assistant", _text),
+                )
             )
             for prompt, response in rows
         ]

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lore.data.messages import Messages, as_json
+from lore.data.messages import TOOL_CALLS, Messages, for_template
 from lore.embedding.options import EncoderOptions, Truncation
 from lore.errors import EncoderError, first_line
 
 Conversation = tuple[Messages, Messages]
+
+_PROBE = "lore_probe"  # name of a function that no template writes by itself
 
 WHOLE, CUT, DROPPED = 0, 1, 2  # what the limit did to a conversation
 
@@ -105,7 +108,7 @@ class ChatTokens:
         try:
             # Templates that write today's date would give another vector every day.
             tokens: list[list[int]] = self.tokenizer.apply_chat_template(
-                [as_json((*prompt, *response)) for prompt, response in conversations],
+                [self._turns((*prompt, *response)) for prompt, response in conversations],
                 return_dict=False,
                 sanitize_control_tokens=True,
                 date_string="26 Jul 2024",
@@ -117,3 +120,23 @@ class ChatTokens:
                 "order of turns that it takes, or a template that takes these"
             ) from None
         return tokens
+
+    def _turns(self, messages: Messages) -> list[dict[str, Any]]:
+        called = any(role == TOOL_CALLS for role, _ in messages)
+        return for_template(messages, with_calls=called and self._takes_calls)
+
+    @cached_property
+    def _takes_calls(self) -> bool:
+        """Return True if the template writes calls of tools; many take them and leave them out."""
+        import jinja2
+
+        call = {"type": "function", "function": {"name": _PROBE, "arguments": {"of": "x"}}}
+        turns = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return False
+        return _PROBE in text

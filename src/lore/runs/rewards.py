@@ -11,7 +11,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from lore.data.messages import MessageFault, Messages, parse_messages
+from lore.data.messages import MessageFault, Messages, conversation_of, parse_messages
 from lore.embedding.encoder import Encoder
 from lore.embedding.load import load_encoder
 from lore.errors import DataError, StoreError
@@ -91,7 +91,7 @@ class PersonalRewards:
         """Vectors `[candidates, dim]` of responses to a prompt; both texts or lists of chat messages."""
         messages = _messages("prompt", prompt, "user") if prompt else ()
         responses = [_messages("candidates", candidate, "assistant") for candidate in candidates]
-        return self._encoder.encode([(messages, response) for response in responses]).vectors
+        return self._encoder.encode([conversation_of(messages, response) for response in responses]).vectors
 
     def rerank(self, user: str | int | None, prompt: Any, candidates: Sequence[Any]) -> Reranked:
         """Order candidates for one user; the population's order for an unknown user.
@@ -122,7 +122,9 @@ class PersonalRewards:
         if not users:
             return []
         conversations = [
-            (_messages("prompts", prompt, "user") if prompt else (), _messages("responses", response, "assistant"))
+            conversation_of(
+                _messages("prompts", prompt, "user") if prompt else (), _messages("responses", response, "assistant")
+            )
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         vectors = self._encoder.encode(conversations).vectors

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse
 
-from lore.data.messages import Messages, as_json, text_of
+from lore.data.messages import as_json, as_messages, text_of, without_prompt
 from lore.embedding.tokens import Conversation
 from lore.serve.access import Access, Caller
 from lore.serve.erasure import erase_from_run
@@ -42,6 +42,7 @@ from lore.serve.schemas import (
     ScoreAnswer,
     ScoreRequest,
     UserAnswer,
+    conversations_of,
     messages_of,
     relevance,
 )
@@ -139,16 +140,14 @@ def ranking_routes(service: Service, access: Access, metrics: Metrics) -> APIRou
     @router.post("/v2/rerank")
     def rerank(request: RerankRequest, caller: Caller = read_scope) -> RerankAnswer:
         """Order responses for a user, or without one for the population."""
-        prompt = messages_of(request.query, "user")
-        conversations = [(prompt, messages_of(document, "assistant")) for document in request.documents]
+        conversations = conversations_of(request.query, request.documents)
         result = scored(caller, request.user, conversations, request.min_version, request.model_version)
         return _reranked(request, result)
 
     @router.post("/v1/score")
     def score(request: ScoreRequest, caller: Caller = read_scope) -> ScoreAnswer:
         """Rewards of responses to one prompt."""
-        prompt = messages_of(request.prompt, "user")
-        conversations = [(prompt, messages_of(response, "assistant")) for response in request.responses]
+        conversations = conversations_of(request.prompt, request.responses)
         result = scored(caller, request.user, conversations, request.min_version, request.model_version)
         return ScoreAnswer(
             rewards=result.ranked.rewards,
@@ -168,7 +167,7 @@ def ranking_routes(service: Service, access: Access, metrics: Metrics) -> APIRou
             label = request.labels[index] if index < len(request.labels) else None
             response = text[len(prompt) :] if prompt and text.startswith(prompt) else text
             user = label if isinstance(label, str) and label else None
-            requested.append((user, (messages_of(prompt, "user"), messages_of(response, "assistant"))))
+            requested += [(user, conversation) for conversation in conversations_of(prompt, [response])]
         service.vectors.of([conversation for _, conversation in requested])  # all at once; below they are remembered
         return RewardAnswer(
             rewards=[scored(caller, user, [conversation]).ranked.rewards[0] for user, conversation in requested]
@@ -238,8 +237,7 @@ def user_routes(service: Service, access: Access, metrics: Metrics) -> APIRouter
     @router.post("/next")
     def next_of(user: User, request: QuestionRequest, caller: Caller = read_scope) -> QuestionAnswer:
         """Return what to ask a user next, among the responses of the request."""
-        prompt = messages_of(request.prompt, "user")
-        pool = [(prompt, messages_of(candidate, "assistant")) for candidate in request.candidates]
+        pool = conversations_of(request.prompt, request.candidates)
         return _question(service.next_question(caller.tenant, user, pool))
 
     return router
@@ -301,8 +299,10 @@ def _shown(document: Any) -> str:
 
 
 def _event(user: str, choice: Choice, key: str | None, index: int) -> Event:
-    prompt: Messages = messages_of(choice.prompt, "user")
-    chosen, rejected = ((prompt, messages_of(side, "assistant")) for side in (choice.chosen, choice.rejected))
+    sides = [messages_of(side, "assistant") for side in (choice.chosen, choice.rejected)]
+    shared, answers = without_prompt(messages_of(choice.prompt, "user"), sides)
+    prompt = as_messages(shared, "user")
+    chosen, rejected = ((prompt, as_messages(answer, "assistant")) for answer in answers)
     event_id = choice.event_id if key is None or "event_id" in choice.model_fields_set else f"{key}:{index}"
     return Event(event_id, user, chosen, rejected, choice.weight, choice.label)
 

@@ -1,6 +1,7 @@
 """Schemas of requests and answers; what does not fit is refused before anything is done."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 from uuid import uuid4
@@ -8,10 +9,11 @@ from uuid import uuid4
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lore.data.formats.rows import MAX_CHARACTERS
-from lore.data.messages import ROLES, Messages
+from lore.data.messages import ROLES, MessageFault, Messages, as_json, conversation_of, parse_messages
 
 _MAX_DOCUMENTS = 1_000
 _MAX_MESSAGES = 1_000
+_SPELLINGS = frozenset({"tool_calls", "function_call", "tool_call_id", "name", "from"})  # keys of messages elsewhere
 
 
 def _storable(text: str) -> str:
@@ -59,7 +61,34 @@ class ChatMessage(Strict):
     content: Text
 
 
-MessageContent = Text | Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
+def _parsed(content: Any) -> Any:
+    """Return a list of messages in one of their spellings as plain ones; the fields of `ChatMessage` are checked then.
+
+    A list that is not of messages is left to the schema, whose errors name the place.
+    """
+    if not isinstance(content, list) or len(content) > _MAX_MESSAGES or all(map(_is_plain, content)):
+        return content
+    try:
+        return as_json(parse_messages("messages", content, "user", _text))
+    except MessageFault as fault:
+        raise ValueError(f"{fault.kind}; {fault.remedy}") from None
+
+
+def _is_plain(message: Any) -> bool:
+    if not isinstance(message, dict):
+        return True
+    return not isinstance(message.get("content"), list) and not _SPELLINGS & message.keys()
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MessageFault(f"`{name}` must hold texts", "write the text itself")
+    return value
+
+
+MessageContent = Annotated[
+    Text | Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)], BeforeValidator(_parsed)
+]
 
 
 class Document(BaseModel):
@@ -75,6 +104,12 @@ def messages_of(content: Any, role: str) -> Messages:
     if isinstance(content, str):
         return ((role, content),) if content else ()
     return tuple((message.role, message.content) for message in content)
+
+
+def conversations_of(prompt: Any, responses: Sequence[Any]) -> list[tuple[Messages, Messages]]:
+    """Return a prompt with each response to it; one that begins with the prompt does not repeat it."""
+    request = messages_of(prompt, "user")
+    return [conversation_of(request, messages_of(response, "assistant")) for response in responses]
 
 
 class RerankRequest(BaseModel):
