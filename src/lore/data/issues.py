@@ -30,21 +30,34 @@ class IssueLog:
 
     _EXAMPLES = 5
 
-    def __init__(self, origin: "SourceLocations") -> None:
-        self.origin = origin
+    def __init__(self, origin: "SourceLocations", *, skip_bad: bool = False) -> None:
+        """Begin without faults.
+
+        Args:
+            origin: where rows are.
+            skip_bad: whether a row with a fault is left out instead of all being refused.
+        """
+        self.origin, self._skip_bad = origin, skip_bad
         self._refs: dict[tuple[str, bool, str], list[RowRef]] = {}
         self._counts: dict[tuple[str, bool, str], int] = {}
+        self._last: dict[tuple[str, bool, str], RowRef] = {}
 
     def add(self, kind: str, row_ref: RowRef, remedy: str, fatal: bool = True) -> None:
         """Note that the row at `row_ref` has a fault of this kind."""
+        if fatal and self._skip_bad:
+            fatal, remedy = False, "it is left out"
         key = (kind, fatal, remedy)
+        if self._last.get(key) == row_ref:  # several values of one row
+            return
+        self._last[key] = row_ref
         self._counts[key] = self._counts.get(key, 0) + 1
         refs = self._refs.setdefault(key, [])
         if len(refs) < self._EXAMPLES:
             refs.append(row_ref)
 
     def __iter__(self) -> Iterator[DataIssue]:
-        for (kind, fatal, remedy), refs in self._refs.items():
+        """Yield the kinds of fault in the order of their first rows."""
+        for (kind, fatal, remedy), refs in sorted(self._refs.items(), key=lambda noted: noted[1][0]):
             count = self._counts[kind, fatal, remedy]
             yield DataIssue(kind, fatal, f"{self.origin.describe(refs, count)}: {kind}; {remedy}", count)
 

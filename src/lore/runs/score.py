@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from lore.data.builder import PreferencesBuilder
-from lore.data.formats.files import read_records
-from lore.data.formats.rows import Row, SkipRow
+from lore.data.formats.readers import is_untyped, read_records
+from lore.data.formats.rows import Row, RowContext, SkipRow
 from lore.data.issues import IssueLog, SourceLocations
 from lore.embedding.encoder import Encoder
 from lore.embedding.store import encode
@@ -30,13 +30,15 @@ def score_file(
     finished = Run.load(run)
     builder = PreferencesBuilder(SourceLocations())
     issues = IssueLog(builder.origin)
+    context = RowContext(issues, untyped=is_untyped(data))
     users: list[str] = []
     mentions: list[int] = []
     for row_ref, record in read_records(data, builder.origin, issues):
-        row = Row(row_ref, record, issues)
+        row = Row(row_ref, record, context)
         try:
-            user, response = row.identifier("user_id"), row.messages("response", "assistant")
-            mentions.append(builder.row(row.prompt(), response))
+            user = row.identifier("user_id")
+            prompt, (response,) = row.conversation([row.messages("response", "assistant")])
+            mentions.append(builder.row(prompt, response))
             users.append(user)
         except SkipRow:
             continue

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from builders import HashEncoder
 from lore.data.builder import PreferencesBuilder
-from lore.data.formats.files import read_records
 from lore.data.formats.personalllm import Scored, scored
+from lore.data.formats.readers import read_records
 from lore.data.issues import IssueLog, SourceLocations
 from lore.embedding import encode
 from lore.errors import DataError, RunError

@@ -1,35 +1,31 @@
 """Raw files to `Preferences`: one module a format, each of which parses and does nothing else."""
 
+import difflib
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from lore.data.builder import PreferencesBuilder
-from lore.data.formats import columnar, comparisons, judgements, personalllm, prism, rating_folder, tldr
-from lore.data.formats.files import read_records
-from lore.data.formats.names import FormatName
-from lore.data.formats.rows import Row, SkipRow
+from lore.data.formats import columnar
+from lore.data.formats.files import UTF_8
+from lore.data.formats.names import FORMATS, FormatName
+from lore.data.formats.readers import Record, is_untyped, read_records
+from lore.data.formats.registry import FOLDERS, Export, export_of, judgement_of, parsers
+from lore.data.formats.rows import Row, RowContext, SkipRow
+from lore.data.formats.turn_texts import SAMPLE, turn_readers
 from lore.data.issues import DataIssue, IssueLog, SourceLocations
-from lore.data.preferences import Preferences
+from lore.data.preferences import ALL_USERS, Preferences
+from lore.data.table import is_table, load_table
 from lore.errors import ConfigError, DataError
 
-# The columns by which a format is known, most telling first.
-_SIGNS: dict[FormatName, frozenset[str]] = {
-    "tldr": frozenset({"worker", "summaries", "choice"}),
-    "comparisons": frozenset({"chosen", "rejected"}),
-    "unpaired": frozenset({"completion", "label"}),
-    "ranked": frozenset({"responses"}),
-    "ratings": frozenset({"response", "rating"}),
-    "personalllm": frozenset({"prompt", "response_1", "response_2"}),
-}
-_FOLDERS: dict[FormatName, Callable[[Path, PreferencesBuilder, IssueLog], None]] = {
-    "ratings": rating_folder.parse_folder,
-    "prism": prism.parse_folder,
-}
+Columns = Mapping[str, str | None]
+
+_FIELDS = ("user_id", "prompt", "chosen", "rejected", "completion", "response", "rating", "label")
+_WINNERS = ("winner", "choice", "preference", "selected")  # columns that say which of two sides won
 
 
 @dataclass(frozen=True)
@@ -51,20 +47,25 @@ def load(
     source: Any,
     *,
     format: FormatName | None = None,  # noqa: A002 - the public name
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    encoding: str | None = None,
+    skip_bad: bool = False,
 ) -> Preferences:
-    """Read comparisons from a file, a folder, or a `datasets.Dataset`.
+    """Read comparisons from a file, a folder, a data frame or a `datasets.Dataset`.
 
     Args:
-        source: a `.jsonl`, `.csv` or `.parquet` file, a folder of such files in one format, a folder with
-            `items.jsonl` and `ratings.csv`, or an iterable of dictionaries.
+        source: a file (JSON, CSV, Parquet or Arrow, also packed), a folder of such files in one format, a folder with
+            `items.jsonl` and `ratings.csv`, a data frame, or an iterable of dictionaries.
         format: forces a format instead of finding it from the columns.
-        columns: which column of the source holds a field, such as `{"user_id": "worker"}`.
+        columns: which column of the source holds a field, such as `{"user_id": "worker"}`, or a value inside an object
+            (`"metadata.user_id"`); `{"user_id": None}` where no user is named: all rows are of one.
+        encoding: of text files; UTF-8 by default.
+        skip_bad: leave out rows that cannot be used instead of refusing all.
 
     Raises:
         DataError: the source cannot be read, or a row of it cannot be used; the message names file and row.
     """
-    loaded = load_with_issues(source, format=format, columns=columns)
+    loaded = load_with_issues(source, format=format, columns=columns, encoding=encoding, skip_bad=skip_bad)
     fatal = [finding for finding in loaded.issues if finding.fatal]
     if fatal:
         others = f" (and {len(fatal) - 1} more kinds of fault: run `lore check`)" if len(fatal) > 1 else ""
@@ -76,33 +77,47 @@ def load_with_issues(
     source: Any,
     *,
     format: FormatName | None = None,  # noqa: A002 - the public name
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    encoding: str | None = None,
+    skip_bad: bool = False,
 ) -> LoadResult:
     """Like `load`, but collects what is wrong with single rows instead of raising.
 
     Raises:
-        ConfigError: `format` is unknown.
+        ConfigError: `format` or `encoding` is unknown.
         DataError: the source as a whole cannot be read, or is empty.
     """
-    if format is not None and format not in get_args(FormatName):
-        raise ConfigError(f"`format` must be one of {', '.join(get_args(FormatName))}, got {format!r}")
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
+    _require_encoding(encoding)
+    if not columns and format is None and isinstance(source, str | Path) and is_table(Path(source)):
+        table = load_table(Path(source))
+        return LoadResult(table, [], "comparisons" if table.ratings is None else "ratings")
     with _uncollected():
-        plain_comparisons = _read_columns(source, format, columns)
+        plain_comparisons = _read_columns(source, format, columns) if encoding is None else None
     if plain_comparisons is not None:
         return LoadResult(plain_comparisons, [], "comparisons")
     builder = PreferencesBuilder(SourceLocations())
-    issues = IssueLog(builder.origin)
-    recognized = _folder_format(source, format)
+    issues = IssueLog(builder.origin, skip_bad=skip_bad)
     with _uncollected():
+        recognized = _folder_format(source, format)
         if recognized is not None:
-            _FOLDERS[recognized](Path(source), builder, issues)
+            FOLDERS[recognized][1](Path(source), builder, RowContext(issues, untyped=True))
         else:
-            recognized = _read_rows(source, format, columns or {}, builder, issues)
+            recognized = _RowReader(source, columns or {}, builder, issues).read(format, encoding or UTF_8)
     noted = list(issues)
     preferences = builder.build()
     if len(preferences) == 0 and not any(finding.fatal for finding in noted):
-        raise DataError(f"{_name(source)}: holds no comparison; give at least one row")
+        reason = f" ({noted[0].message})" if noted else ""
+        raise DataError(f"{_name(source)}: holds no comparison{reason}; give at least one row")
     return LoadResult(preferences, noted, recognized)
+
+
+def _require_encoding(encoding: str | None) -> None:
+    try:
+        "".encode(encoding or UTF_8)
+    except LookupError:
+        raise ConfigError(f"`encoding` must be one that Python knows, such as latin-1, got {encoding!r}") from None
 
 
 @contextmanager
@@ -121,16 +136,16 @@ def _folder_format(source: Any, format_name: FormatName | None) -> FormatName | 
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return None
     names = {file.name for file in Path(source).iterdir()}
-    if names >= rating_folder.FILES and format_name in (None, "ratings"):
+    if names >= FOLDERS["ratings"][0] and format_name in (None, "ratings"):
         return "ratings"
-    if names & prism.FILES:
+    if names & FOLDERS["prism"][0]:
         if "conversations.jsonl" not in names:
             raise DataError(f"{source}: PRISM without conversations.jsonl; put the file beside the others")
         return "prism"
     return None
 
 
-def _read_columns(source: Any, format_name: FormatName | None, columns: Mapping[str, str] | None) -> Preferences | None:
+def _read_columns(source: Any, format_name: FormatName | None, columns: Columns | None) -> Preferences | None:
     """Read a file of plain comparisons a column at a time; None if it must be read row by row."""
     if columns or format_name not in (None, "comparisons") or not isinstance(source, str | Path):
         return None
@@ -139,66 +154,134 @@ def _read_columns(source: Any, format_name: FormatName | None, columns: Mapping[
     return builder.build() if plainly else None
 
 
-def _read_rows(
-    source: Any,
-    format_name: FormatName | None,
-    columns: Mapping[str, str],
-    builder: PreferencesBuilder,
-    issues: IssueLog,
-) -> FormatName | None:
-    """Read rows into a builder; return their format, None if there is none that could be read."""
-    records = read_records(source, builder.origin, issues)
-    first = next(records, None)
-    if first is None:
-        if any(issues):
-            return None
-        raise DataError(f"{_name(source)}: is empty; give at least one row")
-    names = _renamed(first[1], columns, source)
-    format_name = format_name or _recognize(names, source)
-    parse = _parser(format_name, builder)
-    checked: set[str] = set()
-    for row_ref, record in chain([first], records):
-        try:
-            parse(Row(row_ref, _renamed(record, columns, source) if columns else record, issues, checked))
-        except SkipRow:
-            continue
-    return format_name
+class _RowReader:
+    """Reads a source row by row into a builder."""
+
+    def __init__(self, source: Any, columns: Columns, builder: PreferencesBuilder, issues: IssueLog) -> None:
+        self._source, self._columns = source, columns
+        self._builder, self._issues = builder, issues
+
+    def read(self, format_name: FormatName | None, encoding: str) -> FormatName | None:
+        """Add all rows; return their format, None if there is none that could be read."""
+        records = read_records(self._source, self._builder.origin, self._issues, encoding)
+        sample = list(islice(records, SAMPLE))
+        if not sample:
+            if any(self._issues):
+                return None
+            raise DataError(f"{_name(self._source)}: is empty; give at least one row")
+        if format_name == "prism":
+            raise DataError("PRISM is read from its folder; pass the folder that holds conversations.jsonl")
+        names = dict.fromkeys(name for _, record in sample for name in record)
+        self._refuse_half_mapped(names)
+        mapped = {**names, **dict.fromkeys(self._columns)}
+        export = export_of(format_name, names) if "chosen" not in self._columns else None
+        quiet = IssueLog(self._builder.origin)
+        seen = [row.record for row in self._rows(sample, export, RowContext(quiet))]
+        self._require_columns(seen, names)
+        if export is None and format_name is None:
+            format_name = judgement_of(mapped)
+            if format_name is None:
+                raise DataError(_not_understood(self._source, names))
+        context = RowContext(self._issues, is_untyped(self._source), turn_readers(seen))
+        parse = parsers(self._builder)
+        for row in self._rows(chain(sample, records), export, context):
+            judgement = judgement_of(row.record) if export is not None else format_name
+            try:
+                if judgement is None:
+                    raise _unjudged(row)
+                parse[judgement](row)
+            except SkipRow:
+                continue
+        return format_name if export is None else export[0]
+
+    def _rows(
+        self, records: Iterable[Record], export: tuple[FormatName, Export] | None, context: RowContext
+    ) -> Iterator[Row]:
+        """Yield rows of judgements, with the columns under the names of our fields."""
+        for row_ref, record in records:
+            row = Row(row_ref, record, context)
+            try:
+                judgements = [record] if export is None else list(export[1](row))
+            except SkipRow:
+                continue
+            for one in judgements:
+                yield row.with_record(self._renamed(one) if self._columns else one)
+
+    def _renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record with the mapped columns under the names of our fields."""
+        renamed = {
+            name: value
+            for name, value in record.items()
+            if name not in self._columns.values() and name not in self._columns
+        }
+        for field, column in self._columns.items():
+            if column is None:
+                renamed[field] = ALL_USERS
+            elif (value := _value(record, column)) is not _ABSENT:
+                renamed[field] = value
+        for side in ("left", "right"):
+            if side in self._columns and renamed.get("winner") == self._columns[side]:
+                renamed["winner"] = side
+        return renamed
+
+    def _refuse_half_mapped(self, names: Mapping[str, Any]) -> None:
+        """Refuse a mapping of the two sides that ignores which of them won."""
+        if not {"chosen", "rejected"} & self._columns.keys():
+            return
+        for winner in _WINNERS:
+            if winner in names and winner not in self._columns.values():
+                raise DataError(
+                    f"{_name(self._source)}: column {winner!r} seems to say which side won, and would not be read; "
+                    'name the sides `columns={"left": ...}` and `columns={"right": ...}` and it '
+                    f'`columns={{"winner": "{winner}"}}` instead, or drop the column'
+                )
+
+    def _require_columns(self, records: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> None:
+        for field, column in self._columns.items():
+            if column is not None and records and not any(field in record for record in records):
+                likely = _likely(column, names)
+                raise DataError(
+                    f"{_name(self._source)}: no column {column!r}{likely}; name one of {', '.join(map(str, names))}"
+                )
 
 
-def _renamed(record: dict[str, Any], columns: Mapping[str, str], source: Any) -> dict[str, Any]:
-    """Return the record with the mapped columns under the names of our fields."""
-    missing = [column for column in columns.values() if column not in record]
-    if missing:
-        raise DataError(f"{_name(source)}: no column {missing[0]!r}; name one of {', '.join(map(str, record))}")
-    taken = {name: value for name, value in record.items() if name not in columns.values()}
-    return taken | {field: record[column] for field, column in columns.items()}
+_ABSENT = object()
 
 
-def _recognize(names: Mapping[str, Any], source: Any) -> FormatName:
-    for name, signs in _SIGNS.items():
-        if signs <= names.keys():
-            return name
-    listed = ", ".join(map(str, names)) or "none"
-    raise DataError(
-        f"{_name(source)}: columns not understood ({listed}); needed are user_id with chosen and rejected, completion "
-        "and label, responses, or response and rating (map other names with `columns`)"
+def _value(record: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column, or of a path with dots into objects; `_ABSENT` if there is none."""
+    value: Any = record
+    if column in record:
+        return record[column]
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return _ABSENT
+        value = value[key]
+    return value
+
+
+def _unjudged(row: Row) -> SkipRow:
+    names = ", ".join(map(str, row.record))
+    return row.fail(
+        f"the columns ({names}) hold no judgement that is read", 'name them, such as `columns={"left": ...}`'
     )
 
 
-def _parser(format_name: FormatName, builder: PreferencesBuilder) -> Callable[[Row], None]:
-    if format_name == "comparisons":
-        return comparisons.Parser(builder).parse
-    if format_name == "ranked":
-        return judgements.RankedParser(builder).parse
-    if format_name == "prism":
-        raise DataError("PRISM is read from its folder; pass the folder that holds conversations.jsonl")
-    parse = {
-        "unpaired": judgements.parse_unpaired,
-        "ratings": judgements.parse_rating,
-        "personalllm": personalllm.parse,
-        "tldr": tldr.parse,
-    }[format_name]
-    return lambda row: parse(row, builder)
+def _likely(column: str, names: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(column, [str(name) for name in names], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _not_understood(source: Any, names: Mapping[str, Any]) -> str:
+    listed = ", ".join(map(str, names)) or "none"
+    close = {field: _likely(field, names) for field in _FIELDS if field not in names}
+    meant = [f"{field}{likely}" for field, likely in close.items() if likely]
+    missing = f"; not there: {', '.join(meant)}" if meant else ""
+    return (
+        f"{_name(source)}: columns not understood ({listed}){missing}; needed are user_id with chosen and rejected, "
+        "left, right and winner, completion and label, responses, or response and rating; name columns that are called "
+        'otherwise, such as `columns={"user_id": ...}`'
+    )
 
 
 def _name(source: Any) -> str:

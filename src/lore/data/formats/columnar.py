@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lore.data.builder import PreferencesBuilder
 from lore.data.formats.rows import MAX_CHARACTERS
+from lore.data.formats.turn_texts import SUSPICIOUS
 
 SUFFIXES = frozenset({".json", ".jsonl", ".parquet"})
 
@@ -40,7 +41,7 @@ def parse_file(path: Path, builder: PreferencesBuilder) -> bool:
             sides = np.stack([_objects(batch["chosen"]), _objects(batch["rejected"])], axis=1)
             builder.compare_all(_listed(batch["user_id"].cast(pa.string())), prompts, sides.ravel().tolist())
             rows += batch.num_rows
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, UnicodeDecodeError, OSError):
         return False
     return rows > 0 and (parquet or rows == _lines(path))
 
@@ -75,7 +76,11 @@ def _is_plain(batch: pa.RecordBatch) -> bool:
     users = batch["user_id"]
     if not pa.types.is_integer(users.type) and not (_is_usable(users) and _all_said(users)):
         return False
-    return all(_is_usable(batch[name]) for name in names - {"user_id"})
+    return all(_is_usable(batch[name]) and not _may_spell_turns(batch[name]) for name in names - {"user_id"})
+
+
+def _may_spell_turns(texts: pa.Array) -> bool:
+    return bool(pc.any(pc.match_substring_regex(texts, SUSPICIOUS)).as_py())
 
 
 def _is_usable(texts: pa.Array) -> bool:

@@ -2,7 +2,6 @@
 
 from lore.data.builder import PreferencesBuilder
 from lore.data.formats.rows import ComparisonIds, Row
-from lore.data.messages import Content
 
 _BARE = frozenset({"user_id", "prompt", "chosen", "rejected"})
 _READ = frozenset({"user_id", "prompt", "chosen", "rejected", "group", "weight", "label"})
@@ -21,7 +20,12 @@ class Parser:
             SkipRow: the row cannot be used.
         """
         user = row.identifier("user_id")
-        prompt, chosen, rejected = _sides(row)
+        if {type(row.required(name)) for name in _SIDES} == {str, list}:
+            raise row.fail(
+                "chosen and rejected are of different types, one a text and one a list",
+                "store both alike, or a model learns the type instead of the taste",
+            )
+        prompt, (chosen, rejected) = row.conversation([row.messages(name, "assistant") for name in _SIDES])
         builder = self._builder
         if row.record.keys() <= _BARE:
             builder.compare(user, builder.row(prompt, chosen), builder.row(prompt, rejected), row.row_ref)
@@ -35,20 +39,4 @@ class Parser:
         builder.keep(row.extra(_READ))
 
 
-def _sides(row: Row) -> tuple[Content, Content, Content]:
-    """Prompt, chosen and rejected response; an implicit prompt is what both sides begin with."""
-    raw_chosen, raw_rejected = row.required("chosen"), row.required("rejected")
-    if {type(raw_chosen), type(raw_rejected)} == {str, list}:
-        raise row.fail(
-            "chosen and rejected are of different types, one a text and one a list",
-            "store both alike, or a model learns the type instead of the taste",
-        )
-    chosen = row.checked_messages("chosen", raw_chosen, "assistant")
-    rejected = row.checked_messages("rejected", raw_rejected, "assistant")
-    prompt = row.prompt()
-    if prompt != () or isinstance(chosen, str) or isinstance(rejected, str):
-        return prompt, chosen, rejected
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    return chosen[:shared], chosen[shared:], rejected[shared:]
+_SIDES = ("chosen", "rejected")

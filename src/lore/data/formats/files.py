@@ -1,144 +1,108 @@
-"""Files of rows: JSON lines, CSV and Parquet, or a `datasets.Dataset`, one record after the other."""
+"""Files that hold rows: found in folders and archives, and opened, unpacked."""
 
-import csv
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lore.data.issues import IssueLog, RowRef, SourceLocations
 from lore.errors import DataError, first_line
+from lore.files import read_json
 
-Record = tuple[RowRef, dict[str, Any]]
-_Reader = Callable[[Path, SourceLocations, IssueLog], Iterator[Record]]
+KINDS = (".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
+UTF_8 = "utf-8-sig"
+_PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_READABLE = ", ".join(KINDS)
 
 
-def read_records(source: Any, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
-    """Yield the rows of a file, of a folder of files in one format, or of a dataset, with where they are.
+@dataclass(frozen=True)
+class SourceFile:
+    """A file, or a member of an archive.
+
+    Attributes:
+        name: for messages.
+        kind: how it is read: its ending, without that of the packing.
+        open_bytes: opens its content, unpacked.
+    """
+
+    name: str
+    kind: str
+    open_bytes: Callable[[], IO[bytes]]
+
+    def open_text(self, encoding: str) -> IO[str]:
+        """Open its content as text; ends of lines are as they stand."""
+        return io.TextIOWrapper(self.open_bytes(), encoding, newline="")
+
+    def undecodable(self, encoding: str) -> str:
+        """Return which line is not text in an encoding, and what to do."""
+        with self.open_bytes() as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    wrong = f"byte {line[error.start]:#04x} is not {'UTF-8' if encoding == UTF_8 else encoding}"
+                    return f"{self.name}, line {number}: {wrong}; convert the file, or name its `encoding`"
+        return f"{self.name}: not {encoding} as a whole; convert the file, or name its `encoding`"
+
+
+def source_files(path: Path) -> list[SourceFile]:
+    """Return the files of a path, all of one kind.
 
     Raises:
-        DataError: the file is missing, is not readable, or is in no format that is known.
+        DataError: there is none, or none of a kind that is read, or they are of several kinds.
     """
-    if not isinstance(source, str | Path):
-        yield from _from_dataset(source, origin)
-        return
-    for path in _files(Path(source)):
-        reader = _READERS[path.suffix.lower()]
-        try:
-            yield from reader(path, origin, issues)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first"
-            ) from None
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror or error}); check the path and its rights"
-            ) from None
-
-
-def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a .jsonl, .csv or .parquet file, or a folder of them")
     if path.is_file():
-        if path.suffix.lower() not in _READERS:
-            raise DataError(
-                f"{path}: unknown kind of file {path.suffix!r}; convert it to one of {', '.join(sorted(_READERS))}"
-            )
-        return [path]
+        if files := _of_path(path):
+            return files
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; convert it to one of {_READABLE}")
     if not path.is_dir():
         raise DataError(
             f"{path}: neither a file nor a folder; give a .jsonl, .csv or .parquet file, or a folder of them"
         )
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
-    suffixes = {file.suffix.lower() for file in files}
-    if not files:
+    if (path / "dataset_dict.json").is_file():
         raise DataError(
-            f"{path}: the folder holds no file that ends in {', '.join(sorted(_READERS))}; convert to one of these"
+            f"{path}: a folder of several datasets that `save_to_disk` wrote; give one of the folders in it"
         )
-    if len(suffixes) > 1:
-        raise DataError(f"{path}: the folder mixes {', '.join(sorted(suffixes))} files; keep one format in a folder")
+    if (path / "state.json").is_file():
+        names = [entry["filename"] for entry in read_json(path / "state.json").get("_data_files", [])]
+        paths = [path / name for name in names]
+    else:
+        inside = sorted(one for one in path.rglob("*") if one.is_file())
+        paths = [one for one in inside if not any(part[0] in "._" for part in one.relative_to(path).parts)]
+    files = [file for one in paths for file in _of_path(one)]
+    kinds = {file.kind for file in files}
+    if not files:
+        raise DataError(f"{path}: the folder holds no file that ends in {_READABLE}; convert to one of these")
+    if len(kinds) > 1:
+        raise DataError(f"{path}: the folder mixes {', '.join(sorted(kinds))} files; keep one format in a folder")
     return files
 
 
-def _from_jsonl(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
-    origin.open(str(path), "line")
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            row_ref = origin.add_row(number)
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                issues.add("broken JSON", row_ref, "write one JSON object a line")
-                continue
-            if not isinstance(record, dict):
-                issues.add(
-                    "not a JSON object",
-                    row_ref,
-                    'write one JSON object a line, such as {"user_id": ...}; a file that is one list is not read',
-                )
-                continue
-            yield row_ref, record
+def _of_path(path: Path) -> list[SourceFile]:
+    """Return what can be read in a file: itself, or the members of an archive; nothing if it is of no known kind."""
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        return _members(path)
+    if suffix in _PACKED:
+        kind, packing = path.with_suffix("").suffix.lower(), _PACKED[suffix]
+        unpacked = [SourceFile(str(path), kind, lambda: pa.input_stream(str(path), compression=packing))]
+        return unpacked if kind in KINDS else []
+    return [SourceFile(str(path), suffix, lambda: path.open("rb"))] if suffix in KINDS else []
 
 
-def _from_csv(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
-    origin.open(str(path), "line")
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            for record in reader:
-                row_ref = origin.add_row(reader.line_num)
-                if None in record or None in record.values():
-                    issues.add("wrong number of fields", row_ref, "quote fields that hold commas or line breaks")
-                    continue
-                yield row_ref, _without_empty(record)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {reader.line_num}: not valid CSV ({error}); quote fields that hold commas or line breaks"
-            ) from None
+def _members(path: Path) -> list[SourceFile]:
+    def opened(name: str) -> Callable[[], IO[bytes]]:
+        return lambda: zipfile.ZipFile(path).open(name)
 
-
-def _without_empty(record: Mapping[str, str]) -> dict[str, Any]:
-    """CSV has no null: an empty cell is an empty text where a text belongs, and is absent elsewhere."""
-    texts = ("prompt", "chosen", "rejected", "completion", "response", "user_id")
-    return {name: value for name, value in record.items() if value != "" or name in texts}
-
-
-def _from_parquet(path: Path, origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
-    del issues  # a Parquet file is readable as a whole, or not at all
-    origin.open(str(path), "row")
-    number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield origin.add_row(number), record
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)}); write it again") from None
-
-
-def _from_dataset(dataset: Any, origin: SourceLocations) -> Iterator[Record]:
-    """Rows of a `datasets.Dataset`, or of any other iterable of dictionaries."""
-    origin.open(type(dataset).__name__, "row")
-    if isinstance(dataset, Mapping):
-        names = ", ".join(map(str, dataset))
-        raise DataError(f"a dictionary of datasets ({names}); pass one of them, such as dataset['train']")
-    for number, record in enumerate(dataset, start=1):
-        if not isinstance(record, Mapping):
-            raise DataError(f"row {number} of the {origin.files[-1]} is a {type(record).__name__}; give dictionaries")
-        yield origin.add_row(number), dict(record)
-
-
-_READERS: dict[str, _Reader] = {
-    ".csv": _from_csv,
-    ".json": _from_jsonl,
-    ".jsonl": _from_jsonl,
-    ".parquet": _from_parquet,
-}
+        names = [name for name in zipfile.ZipFile(path).namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path}: not a readable zip file ({first_line(error)}); pack it again") from None
+    shown = [name for name in names if not any(part[:1] in (".", "_") for part in name.split("/"))]
+    kinds = {name: Path(name).suffix.lower() for name in shown}
+    return [SourceFile(f"{path}/{name}", kind, opened(name)) for name, kind in sorted(kinds.items()) if kind in KINDS]

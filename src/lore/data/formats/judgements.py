@@ -2,26 +2,25 @@
 
 from itertools import combinations
 
+import numpy as np
+
 from lore.data.builder import PreferencesBuilder
 from lore.data.formats.rows import ComparisonIds, Row
 
 _THUMB = frozenset({"user_id", "prompt", "completion", "label", "group"})
 _RANKED = frozenset({"user_id", "prompt", "responses", "group", "weight"})
 _RATED = frozenset({"user_id", "prompt", "response", "rating", "group"})
-_TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
+_TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def parse_unpaired(row: Row, builder: PreferencesBuilder) -> None:
     """TRL's unpaired row: `completion` and a boolean `label`; liked ones are set against disliked ones."""
-    user = row.identifier("user_id")
-    completion = builder.row(row.prompt(), row.messages("completion", "assistant"), row.group())
-    label = row.required("label")
+    user, label = row.identifier("user_id"), row.required("label")
     if isinstance(label, str):
         label = _TRUE_FALSE.get(label.strip().lower(), label)
-    if not isinstance(label, bool):
+    if label not in (True, False):  # 1 and 0 are equal to them
         raise row.fail("`label` is not true or false", "use true for a liked and false for a disliked completion")
-    _warn_of_weight(row)
-    builder.rate(user, completion, float(label), row.row_ref)
+    _rate(row, builder, user, "completion", float(label))
     builder.keep(row.extra(_THUMB))
 
 
@@ -40,10 +39,11 @@ class RankedParser:
         user, group, builder = row.identifier("user_id"), row.group(), self._builder
         weight = row.number("weight", 1.0, 0, float("inf"))
         responses = row.required("responses")
-        if not isinstance(responses, list | tuple) or len(responses) < 2:
+        if not isinstance(responses, list | tuple | np.ndarray) or len(responses) < 2:
             raise row.fail("`responses` is not a list of two or more", "list the responses, the best first")
-        prompt = row.prompt()
-        turns = [row.checked_messages("responses", response, "assistant") for response in responses]
+        prompt, turns = row.conversation(
+            [row.checked_messages("responses", response, "assistant") for response in responses]
+        )
         listed = self._ids.check(row, repr((user, prompt, turns)))
         rows = [builder.row(prompt, response, group) for response in turns]
         extra = row.extra(_RANKED)
@@ -54,13 +54,14 @@ class RankedParser:
 
 def parse_rating(row: Row, builder: PreferencesBuilder) -> None:
     """One rating of one response, higher is better."""
-    user = row.identifier("user_id")
-    response = builder.row(row.prompt(), row.messages("response", "assistant"), row.group())
-    _warn_of_weight(row)
-    builder.rate(user, response, row.number("rating", None, -float("inf"), float("inf")), row.row_ref)
+    user, rating = row.identifier("user_id"), row.number("rating", None, -float("inf"), float("inf"))
+    _rate(row, builder, user, "response", rating)
     builder.keep(row.extra(_RATED))
 
 
-def _warn_of_weight(row: Row) -> None:
+def _rate(row: Row, builder: PreferencesBuilder, user: str, name: str, rating: float) -> None:
+    prompt, (response,) = row.conversation([row.messages(name, "assistant")])
+    group = row.group()
     if row.number("weight", 1.0, 0, float("inf")) != 1:
         row.warn("a rating's `weight` is not used", "drop the column, or give comparisons, whose weights count")
+    builder.rate(user, builder.row(prompt, response, group), rating, row.row_ref)

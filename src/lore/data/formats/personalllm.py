@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lore.data.builder import PreferencesBuilder
-from lore.data.formats.files import Record
-from lore.data.formats.rows import Row, SkipRow
+from lore.data.formats.readers import Record
+from lore.data.formats.rows import Row, RowContext, SkipRow
 from lore.data.issues import IssueLog
 from lore.errors import DataError
 
@@ -76,10 +76,10 @@ def scored(records: Iterable[Record], issues: IssueLog, name: str) -> Scored:
     Raises:
         DataError: there are no rows, a row is not a published one, or a column of scores is missing.
     """
-    prompts, responses, scores = [], [], []
+    prompts, responses, scores, context = [], [], [], RowContext(issues)
     for row_ref, record in records:
         try:
-            prompt, texts, row_scores = _scored(Row(row_ref, record, issues))
+            prompt, texts, row_scores = _scored(Row(row_ref, record, context))
         except SkipRow:
             continue
         prompts.append(prompt)

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from lore.data.builder import PreferencesBuilder
-from lore.data.formats.files import read_records
-from lore.data.formats.rows import Row, SkipRow
-from lore.data.issues import IssueLog
+from lore.data.formats.readers import read_records
+from lore.data.formats.rows import Row, RowContext, SkipRow
 from lore.data.messages import Message
 
 FILES = frozenset({"conversations.jsonl", "survey.jsonl", "utterances.jsonl"})
 
 
-def parse_folder(folder: Path, builder: PreferencesBuilder, issues: IssueLog) -> None:
+def parse_folder(folder: Path, builder: PreferencesBuilder, context: RowContext) -> None:
     """Add all comparisons of a folder; a conversation with a fault is noted and left out."""
-    for row_ref, record in read_records(folder / "conversations.jsonl", builder.origin, issues):
-        row = Row(row_ref, record, issues)
+    for row_ref, record in read_records(folder / "conversations.jsonl", builder.origin, context.issues):
+        row = Row(row_ref, record, context)
         try:
             _parse_conversation(row, builder)
         except SkipRow:

@@ -2,49 +2,107 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from lore.data.issues import IssueLog, RowRef
-from lore.data.messages import Content, MessageFault, compact_messages, parse_messages
+from lore.data.messages import TOOL_CALLS, Content, MessageFault, compact_messages, parse_messages, without_prompt
 
 Record = Mapping[str, Any]
+ReadTurns = Callable[[str], "list[dict[str, Any]] | None"]
 
 MAX_CHARACTERS = 1_000_000  # of a text
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_IDENTIFIERS = (str, int)
+_IDENTIFIERS = (str, int, float)
+_EXACT = 2**53  # whole numbers beyond it are not exact as floats
+_WHOLE = re.compile(r"-?\d+\.0+")
+_EXPONENT = re.compile(r"-?\d\.\d+[eE]\+?\d+")
+_USERS = re.compile(
+    "user|annotator|labell?er|judge|worker|rater|visitor|reviewer|evaluator|participant|author|session|completed_by",
+    re.IGNORECASE,
+)
 
 
 class SkipRow(Exception):  # noqa: N818 - not an error: it ends one row, quietly
     """This row cannot be used; the reason has been noted. Never leaves `lore.data.formats`."""
 
 
+@dataclass
+class RowContext:
+    """Context that the rows of a source share.
+
+    Attributes:
+        issues: where faults are noted.
+        untyped: whether all values are texts, as in CSV, so that a spreadsheet's `7.0` may have been 7.
+        turns: readers of columns whose texts spell chat turns.
+        checked: texts that other rows held: each is looked at once.
+    """
+
+    issues: IssueLog
+    untyped: bool = False
+    turns: Mapping[str, ReadTurns] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+
+
 class Row:
     """A record at its place; every getter notes what is wrong before it gives up on the row."""
 
-    __slots__ = ("_checked", "_issues", "record", "row_ref")
+    __slots__ = ("_context", "record", "row_ref")
 
-    def __init__(self, row_ref: RowRef, record: Record, issues: IssueLog, checked: set[str] | None = None) -> None:
-        self.row_ref, self.record, self._issues = row_ref, record, issues
-        self._checked = set() if checked is None else checked  # texts that other rows held: each is looked at once
+    def __init__(self, row_ref: RowRef, record: Record, context: RowContext) -> None:
+        self.row_ref, self.record, self._context = row_ref, record, context
+
+    def with_record(self, record: Record) -> "Row":
+        """Return another record at the same place."""
+        return Row(self.row_ref, record, self._context)
 
     def fail(self, kind: str, remedy: str) -> SkipRow:
         """Note a fault and return the exception to raise."""
-        self._issues.add(kind, self.row_ref, remedy)
+        self._context.issues.add(kind, self.row_ref, remedy)
         return SkipRow()
 
     def warn(self, kind: str, remedy: str) -> None:
         """Note something that does not keep the row from being used."""
-        self._issues.add(kind, self.row_ref, remedy, fatal=False)
+        self._context.issues.add(kind, self.row_ref, remedy, fatal=False)
 
     def required(self, name: str) -> Any:
         """Return the value of a field that must be there and must not be null."""
         if name not in self.record:
-            raise self.fail(f"missing field `{name}`", _remedy(name))
+            raise self.fail(f"missing field `{name}`", self._remedy(name))
         if self.record[name] is None:
             raise self.fail(f"null in `{name}`", "fill it in or drop the row")
         return self.record[name]
+
+    def taken(self, *names: str) -> tuple[list[Any], dict[str, Any]]:
+        """Return the values of required fields, and the record without them."""
+        values = [self.required(name) for name in names]
+        return values, {name: value for name, value in self.record.items() if name not in names}
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """Return a required field that is an object."""
+        value = self.required(name)
+        if not isinstance(value, Mapping):
+            raise self.fail(f"`{name}` is a {_kind(value)} where an object belongs", "correct it or drop the row")
+        return value
+
+    def mappings(self, name: str) -> list[Mapping[str, Any]]:
+        """Return a required field that is a list of objects."""
+        values = self.required(name)
+        if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+            raise self.fail(f"`{name}` is not a list of objects", "correct it or drop the row")
+        return values
+
+    def _remedy(self, name: str) -> str:
+        """Return how a field that is missing can be named."""
+        if name != "user_id":
+            return f'add it, or name its column: `columns={{"{name}": ...}}`'
+        likely = [str(column) for column in self.record if _USERS.search(str(column))]
+        named = f'"{likely[0]}"' if likely else "..."
+        return (
+            f'name its column: `columns={{"user_id": {named}}}`, or `columns={{"user_id": None}}` for one model of all'
+        )
 
     def text(self, name: str) -> str:
         """Return a required string."""
@@ -52,7 +110,7 @@ class Row:
 
     def checked_text(self, name: str, value: Any) -> str:
         """`value` if it is a usable text."""
-        if type(value) is str and value in self._checked:
+        if type(value) is str and value in self._context.checked:
             return value
         if not isinstance(value, str):
             raise self.fail(f"`{name}` is a {_kind(value)} where a text belongs", "store the text itself")
@@ -60,16 +118,29 @@ class Row:
             raise self.fail(f"`{name}` is longer than {MAX_CHARACTERS:,} characters", "shorten it or drop the row")
         if _UNUSABLE.search(value):
             raise self.fail(f"`{name}` holds control characters or half a surrogate pair", "clean the text")
-        self._checked.add(value)
+        self._context.checked.add(value)
         return value
 
     def identifier(self, name: str) -> str:
-        """Return a required id: a string that is not blank, or a whole number."""
+        """Return a required id: a string that is not blank, or a whole number, be it stored as a float."""
         value = self.required(name)
         if not isinstance(value, _IDENTIFIERS) or isinstance(value, bool):
             raise self.fail(f"`{name}` is a {_kind(value)} where an id belongs", "use a string or a whole number")
+        if isinstance(value, str) and self._context.untyped and _EXPONENT.fullmatch(value.strip()):
+            value = float(value)
+        if isinstance(value, float):
+            if not value.is_integer():
+                raise self.fail(f"`{name}` is a number with a fraction", "use a string or a whole number")
+            if abs(value) > _EXACT:
+                raise self.fail(
+                    f"`{name}` is a number that was rounded, beyond {_EXACT:,}",
+                    "write long ids as texts, from the source",
+                )
+            value = int(value)
         if not str(value).strip():
             raise self.fail(f"empty `{name}`", "fill it in or drop the row")
+        if isinstance(value, str) and self._context.untyped and _WHOLE.fullmatch(value):
+            value = value.partition(".")[0]
         return self.checked_text(name, str(value))
 
     def number(self, name: str, default: float | None, low: float, high: float) -> float:
@@ -80,7 +151,7 @@ class Row:
         value = self.required(name)
         try:
             number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number) or not low <= number <= high:
             rule = f"a number from {low:g} to {high:g}" if math.isfinite(high) else "a finite number"
@@ -94,18 +165,47 @@ class Row:
 
     def checked_messages(self, name: str, value: Any, role: str) -> Content:
         """Return `value` if it is a usable text or list of chat messages."""
-        if not isinstance(value, list | tuple):
+        if isinstance(value, str):
+            value = self._turns_of(name, value)
+        if isinstance(value, str):
             return self.checked_text(name, value)
         try:
-            return compact_messages(parse_messages(name, value, role, self.checked_text), role)
+            messages = parse_messages(name, value, role, self.checked_text)
         except MessageFault as fault:
             raise self.fail(fault.kind, fault.remedy) from None
+        if any(speaker == TOOL_CALLS for speaker, _ in messages):
+            self.warn("calls of tools", "they are read by the chat template if it knows them, else as JSON text")
+        return compact_messages(messages, role)
+
+    def _turns_of(self, name: str, text: str) -> Any:
+        """Return the turns that a text spells if its column holds such texts, and else the text."""
+        reader = self._context.turns.get(name)
+        if reader is None:
+            return text
+        turns = reader(text)
+        if turns is None:
+            if text.strip():
+                self.warn(f"`{name}` is a plain text where other rows spell chat turns", "it is read as a text")
+            return text
+        self.warn(f"`{name}` is a text that spells chat turns", "it is read as turns")
+        if name == "prompt" and turns and turns[-1] == {"role": "assistant", "content": ""}:
+            turns = turns[:-1]  # where the response follows
+        return turns or ""
 
     def prompt(self) -> Content:
         """Return the prompt as messages or a text; `()` if there is none, or an empty one."""
-        if self.record.get("prompt") is None or self.record["prompt"] in ("", [], ()):
+        value = self.record.get("prompt")
+        if value is None or (not isinstance(value, bool | int | float) and len(value) == 0):
             return ()
-        return self.messages("prompt", "user")
+        return self.messages("prompt", "user") or ()
+
+    def conversation(self, sides: Sequence[Content]) -> tuple[Content, list[Content]]:
+        """Return the prompt, and responses that do not repeat it."""
+        explicit = self.prompt()
+        prompt, answers = without_prompt(explicit, sides)
+        if explicit != () and list(sides) != answers:
+            self.warn("the responses begin with the prompt", "it is read once")
+        return prompt, [side if isinstance(side, str) else compact_messages(side, "assistant") for side in answers]
 
     def group(self) -> str | None:
         """Return the explicit group, or None."""
@@ -137,13 +237,6 @@ class ComparisonIds:
         if self._contents.setdefault(comparison_id, digest) != digest:
             raise row.fail("`comparison_id` stands for another comparison before", "give each comparison its own id")
         return comparison_id
-
-
-_MAPPED = frozenset({"user_id", "prompt", "chosen", "rejected"})
-
-
-def _remedy(name: str) -> str:
-    return "add it, or name its column with `columns`" if name in _MAPPED else "add it"
 
 
 def _kind(value: Any) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lore.data.builder import PreferencesBuilder
 from lore.data.checks import Counts
-from lore.data.formats.files import read_records
 from lore.data.formats.personalllm import RESPONSES, Scored, scored
+from lore.data.formats.readers import read_records
 from lore.data.issues import IssueLog, SourceLocations
 from lore.data.simulation import best_against_worst, draw_weights
 from lore.embedding.precomputed import read_vectors

@@ -1,0 +1,23 @@
+"""Nectar and lists like it: `answers` to a prompt, each with a rank, of which 1 is the best."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lore.data.formats.rows import Row
+
+SIGNS = (frozenset({"prompt", "answers"}),)
+
+
+def rows(row: Row) -> Iterator[dict[str, Any]]:
+    """Yield the list as a row of `ranked`; of answers of one rank the first is kept."""
+    answers, (_, record) = row.mappings("answers"), row.taken("answers")
+    if not all(one.keys() >= _KEYS for one in answers):
+        raise row.fail("`answers` is not a list of answers with ranks", 'write {"answer": ..., "rank": ...}')
+    ranks = [row.with_record(answer).number("rank", None, 0, float("inf")) for answer in answers]
+    best: dict[float, Any] = {}
+    for rank, answer in zip(ranks, answers, strict=True):
+        best.setdefault(rank, answer["answer"])
+    yield record | {"responses": [best[rank] for rank in sorted(best)]}
+
+
+_KEYS = frozenset({"answer", "rank"})
