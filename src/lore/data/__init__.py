@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lore.data.preferences import Preferences as Preferences
     from lore.data.simulation import Population as Population
     from lore.data.simulation import simulate as simulate
+    from lore.data.table import save_table as save_table
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -22,6 +23,7 @@ __getattr__, __dir__ = lazy_exports(
         "check": "checks",
         "load": "formats",
         "load_with_issues": "formats",
+        "save_table": "table",
         "simulate": "simulation",
     },
 )

@@ -1,20 +1,24 @@
 """Checks of a table of preferences, before any work is spent on it."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from lore.data.habits import habits
 from lore.data.issues import DataIssue, RowRef
+from lore.data.languages import language_of
+from lore.data.leaks import form_leaks
+from lore.data.lookalikes import lookalike_ids, near_duplicate_prompts, users_who_are_one
 from lore.data.messages import text_of
-from lore.data.preferences import Integers, Preferences
+from lore.data.preferences import ALL_USERS, Integers, Preferences
+from lore.data.table import json_columns
 
-_SAMPLE = 20_000  # comparisons and items that are looked at where a look at all would take quadratic or long time
-_LEAK = 0.9  # share of pairs that form alone must tell apart to be called a leak
-_DISTINCT = 20  # distinct texts on a side, below which a common beginning may be chance
-_AFFIX = 8  # characters
-
+_PROMPTS = frozenset(
+    {"question", "query", "instruction", "input", "context", "message", "post", "text", "task", "title"}
+)
+_LANGUAGE_SAMPLE = 5_000  # comparisons whose languages are told
 _GROUPS = 3  # one to test, and two of which one is held out to choose by
 
 
@@ -76,15 +80,26 @@ def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_
         to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """
     if not len(preferences) and any(issue.fatal for issue in row_issues):
-        return CheckReport(_counts(preferences), sorted(row_issues, key=lambda issue: not issue.fatal))
+        return CheckReport(
+            _counts(preferences, _lengths(preferences)), sorted(row_issues, key=lambda issue: not issue.fatal)
+        )
+    lengths = _lengths(preferences)
+    counts = _counts(preferences, lengths)
     issues = [*row_issues, *(_too_few(preferences) if to_split else [])]
+    # In the order of what they may do to the result: what gives answers away, what is no taste, what counts twice.
     if preferences.ratings is None:
-        issues += _pair_issues(preferences)
         issues += form_leaks(preferences)
+    issues += near_duplicate_prompts(preferences)
+    issues += lookalike_ids(preferences)
+    if preferences.ratings is None:
+        issues += users_who_are_one(preferences, counts.disagreement)
+        issues += habits(preferences, lengths)
+        issues += _mixed_languages(preferences)
+        issues += _pair_issues(preferences)
     else:
         issues += _rating_issues(preferences)
     issues += _common_issues(preferences)
-    return CheckReport(_counts(preferences), sorted(issues, key=lambda issue: not issue.fatal))
+    return CheckReport(counts, sorted(issues, key=lambda issue: not issue.fatal))
 
 
 def _too_few(preferences: Preferences) -> list[DataIssue]:
@@ -93,18 +108,31 @@ def _too_few(preferences: Preferences) -> list[DataIssue]:
     users = len(np.unique(preferences.user if ratings is None else ratings.user))
     groups = len(np.unique(preferences.row_group))
     missing = []
-    if users < 2:
+    if users < 2 and preferences.users != [ALL_USERS]:
         missing.append(("too few users", f"for a split ({users} of 2); add some, or train with `unseen=0`"))
     if groups < _GROUPS:
         way = ', or train with `split_by="user"`' if groups > 1 else ""
         missing.append(
             ("too few groups (prompts)", f"to learn, choose and test ({groups} of {_GROUPS}); add some{way}")
         )
+        if not any(preferences.prompts):
+            missing[-1] = ("no prompts:", f"all is one group; {_prompt_remedy(preferences)}")
     if ratings is None and len(preferences) and not _usable(preferences).any():
         missing.append(
             ("no usable comparison:", "in every row `chosen` equals `rejected`, or `weight` is 0; give others")
         )
-    return [DataIssue(kind, True, f"{kind} {remedy}", 1) for kind, remedy in missing]
+    where = preferences.origin.describe([], 0)
+    return [DataIssue(kind, True, f"{where}: {kind} {remedy}", 1) for kind, remedy in missing]
+
+
+def _prompt_remedy(preferences: Preferences) -> str:
+    """Return which column may be the prompt, and what to do if there is none."""
+    texts = [name for name, values in preferences.extra.items() if sum(isinstance(one, str) for one in values) > 1]
+    likely = [name for name in texts if name.strip().lower() in _PROMPTS]
+    likely += difflib.get_close_matches("prompt", texts, n=1)
+    columns = ", ".join(f"`{name}`" for name in preferences.extra) or "none beside"
+    named = f': `columns={{"prompt": "{likely[0]}"}}`' if likely else f" (columns: {columns})"
+    return f"name the column of the prompt{named}, or give a `group` column of what belongs together"
 
 
 def _usable(preferences: Preferences) -> Integers:
@@ -112,7 +140,7 @@ def _usable(preferences: Preferences) -> Integers:
     return (preferences.chosen != preferences.rejected) & (preferences.weight > 0)
 
 
-def _counts(preferences: Preferences) -> Counts:
+def _counts(preferences: Preferences, lengths: Integers) -> Counts:
     ratings = preferences.ratings
     user = preferences.user if ratings is None else ratings.user
     per_user = np.bincount(user, minlength=len(preferences.users)) if len(user) else np.zeros(1)
@@ -126,7 +154,7 @@ def _counts(preferences: Preferences) -> Counts:
         groups=len(np.unique(preferences.row_group)),
         per_user=np.quantile(per_user, [0, 0.25, 0.5, 0.75, 1]).tolist(),
         empty_responses=len(_empty_rows(preferences)),
-        longer_chosen=_longer_chosen(preferences),
+        longer_chosen=_longer_chosen(preferences, lengths),
         disagreement=_disagreement(preferences) if ratings is None else _rating_disagreement(preferences),
     )
 
@@ -136,10 +164,15 @@ def _empty_rows(preferences: Preferences) -> Integers:
     return np.flatnonzero(empty[preferences.row_response]) if len(empty) else np.zeros(0, dtype=np.int64)
 
 
-def _longer_chosen(preferences: Preferences) -> float | None:
+def _lengths(preferences: Preferences) -> Integers:
+    """Return the characters of each response, `[responses]`."""
+    return np.array([len(text_of(turns)) for turns in preferences.responses], dtype=np.int64)
+
+
+def _longer_chosen(preferences: Preferences, lengths: Integers) -> float | None:
     if preferences.ratings is not None or len(preferences) == 0:
         return None
-    length = np.array([len(text_of(turns)) for turns in preferences.responses])[preferences.row_response]
+    length = lengths[preferences.row_response]
     difference = length[preferences.chosen] - length[preferences.rejected]
     return float(np.mean(1 + np.sign(difference) * np.sign(preferences.label - 0.5)) / 2)
 
@@ -183,6 +216,7 @@ def _rating_disagreement(preferences: Preferences) -> float | None:
 
 
 def _note(preferences: Preferences, kind: str, places: Integers, remedy: str, fatal: bool = False) -> list[DataIssue]:
+    places = np.unique(places)
     if len(places) == 0:
         return []
     where = preferences.origin.describe([RowRef(ref) for ref in places[:5]], len(places))
@@ -238,10 +272,28 @@ def _rating_issues(preferences: Preferences) -> list[DataIssue]:
     return issues
 
 
+def _mixed_languages(preferences: Preferences) -> list[DataIssue]:
+    """Comparisons of responses in different languages or scripts: a model may learn the language."""
+    shown = np.linspace(0, len(preferences) - 1, min(len(preferences), _LANGUAGE_SAMPLE)).astype(np.int64)
+    sides = np.stack([preferences.chosen[shown], preferences.rejected[shown]], axis=1)
+    responses = preferences.row_response[sides]
+    languages = {
+        number: language_of(text_of(preferences.responses[number])) for number in np.unique(responses).tolist()
+    }
+    languages_of_sides = [(languages[first], languages[second]) for first, second in responses.tolist()]
+    mixed = np.array([None not in pair and pair[0] != pair[1] for pair in languages_of_sides], dtype=bool)
+    remedy = f"a model may learn the language (looked for in {len(shown):,} comparisons)"
+    return _note(preferences, "responses in different languages", preferences.row_ref[shown[mixed]], remedy)
+
+
 def _common_issues(preferences: Preferences) -> list[DataIssue]:
     ratings = preferences.ratings
     user = preferences.user if ratings is None else ratings.user
     issues = []
+    if names := json_columns(preferences):
+        listed = ", ".join(f"`{name}`" for name in names)
+        message = f"{len(names)} columns that LoRe does not read are kept as JSON texts ({listed})"
+        issues.append(DataIssue("columns kept as JSON texts", False, message, len(names)))
     if few := int((np.bincount(user, minlength=len(preferences.users)) < 2).sum()):
         message = f"{few} users have fewer than two comparisons; they are kept, and take part where they can"
         issues.append(DataIssue("users with fewer than two comparisons", False, message, few))
@@ -249,55 +301,3 @@ def _common_issues(preferences: Preferences) -> list[DataIssue]:
         message = f"{empty} conversations have an empty response; they are kept"
         issues.append(DataIssue("empty responses", False, message, empty))
     return issues
-
-
-# --- leaks through form -------------------------------------------------------------------------------------------
-
-
-def form_leaks(preferences: Preferences) -> list[DataIssue]:
-    """Ways to tell chosen from rejected by form alone: a constant prefix or suffix, or whitespace.
-
-    A model trained on such data learns the form and not the taste; the published PRISM accuracies of 0.95 to 0.98
-    came from a list that was printed into one side. Looks at no more than 20,000 comparisons, evenly spread.
-    """
-    if len(preferences) == 0:
-        return []
-    texts = [text_of(turns) for turns in preferences.responses]
-    shown = np.linspace(0, len(preferences) - 1, min(len(preferences), _SAMPLE)).astype(np.int64)
-    different = shown[preferences.chosen[shown] != preferences.rejected[shown]]
-    sides = [
-        [texts[response] for response in preferences.row_response[rows[different]]]
-        for rows in (preferences.chosen, preferences.rejected)
-    ]
-    if min(len(set(side)) for side in sides) < _DISTINCT:
-        return []
-    return [
-        *_affix_leaks(sides, "begins with", lambda text, length: text[:length]),
-        *_affix_leaks(sides, "ends with", lambda text, length: text[-length:]),
-        *_leak(sides, "begins or ends with white space", lambda text: text != text.strip()),
-    ]
-
-
-def _affix_leaks(sides: list[list[str]], relation: str, cut: Callable[[str, int], str]) -> list[DataIssue]:
-    """Return the longest affix that most texts of a side share, if it tells the sides apart."""
-    for length in range(_AFFIX, 0, -1):
-        for side in sides:
-            affix, _ = Counter(cut(text, length) for text in side).most_common(1)[0]
-            shared = {text for both in sides for text in both if cut(text, length) == affix}
-            if leaks := _leak(sides, f"{relation} {affix!r}", shared.__contains__):
-                return leaks
-    return []
-
-
-def _leak(sides: list[list[str]], form: str, has: Callable[[str], bool]) -> list[DataIssue]:
-    chosen, rejected = ([has(text) for text in side] for side in sides)
-    only_chosen = np.mean([first and not second for first, second in zip(chosen, rejected, strict=True)])
-    only_rejected = np.mean([second and not first for first, second in zip(chosen, rejected, strict=True)])
-    share, side = max((only_chosen, "chosen"), (only_rejected, "rejected"))
-    if share < _LEAK:
-        return []
-    message = (
-        f"in {share:.0%} of the comparisons only the {side} response {form}, so that form alone gives the answer away; "
-        "render both sides alike"
-    )
-    return [DataIssue("chosen and rejected can be told apart by form", True, message, len(chosen))]
