@@ -19,9 +19,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Other examples of the laws than those that every test run draws; then kills at random moments.
+# Other examples of the laws than those that every test run draws; more damaged files; then kills at random moments.
 soak: .venv/installed-dev
 	for round in $$(seq 20); do $(BIN)/pytest -n auto -m hypothesis --hypothesis-profile=default || exit 1; done
+	LORE_MUTATIONS=10000 $(BIN)/pytest -n 0 tests/runs/test_verdicts.py
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python benchmarks/soak.py
 
 .venv/bin/pip:

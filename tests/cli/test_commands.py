@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from builders import Write, small_rows
 from cli_builders import ROW, SMALL, Command
-from lore import cli
+from lore import cli, load
 
 
 def test_help_names_every_command_without_importing_torch() -> None:
@@ -18,7 +20,7 @@ def test_help_names_every_command_without_importing_torch() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     named = [name for name in re.findall(r"^\W*([a-z]+) {2,}", found.stdout, re.MULTILINE) if name in commands]
-    assert named[:3] == ["demo", "check", "train"]
+    assert named[:4] == ["demo", "check", "convert", "train"]
     assert sorted(named) == sorted(commands)
 
 
@@ -90,8 +92,8 @@ def test_the_steps_one_at_a_time(lore: Command, jsonl: Write, tmp_path: Path) ->
 
 
 def test_columns_are_mapped_by_options(lore: Command, jsonl: Write) -> None:
-    rows = [{"worker": "a", "q": "p", "win": "x", "lose": "y"}, {"worker": "b", "q": "r", "win": "y", "lose": "x"}]
-    rows.append(rows[0] | {"q": "s"})
+    names = {"user_id": "worker", "prompt": "q", "chosen": "win", "rejected": "lose"}
+    rows = [{names[name]: value for name, value in row.items()} for row in small_rows()]
     options = ["--user-column", "worker", "--prompt-column", "q", "--chosen-column", "win", "--rejected-column", "lose"]
     code, out, _ = lore("check", jsonl(rows), *options)
     assert code == 0
@@ -123,3 +125,68 @@ def test_demo_reproduce_and_serve_call_their_functions(
     assert lore("reproduce", "tldr", "--data", jsonl([ROW]), "--out", tmp_path / "run")[0] == 0
     monkeypatch.setattr("lore.serve.app.serve", lambda *_: None)
     assert "127.0.0.1:8000" in lore("serve", tmp_path / "run")[1]
+
+
+def test_a_file_is_converted_to_one_table_and_never_over_another_by_mistake(
+    lore: Command, jsonl: Write, tmp_path: Path
+) -> None:
+    thumbs = [{"user_id": "a", "prompt": "p", "completion": f"x{n}", "label": n % 2, "rating": 5} for n in range(4)]
+    out = tmp_path / "table.parquet"
+    code, said, _ = lore("convert", jsonl(thumbs), out)
+    assert (code, "4 rows, read as unpaired" in said) == (0, True)
+    assert load(out).fingerprint() == load(thumbs).fingerprint()
+    code, _, err = lore("convert", jsonl(thumbs), out)
+    assert (code, "is there already" in err) == (2, True)
+    assert lore("convert", jsonl(thumbs), out, "--force")[0] == 0
+    code, _, err = lore("convert", jsonl(thumbs), tmp_path / "table.csv")
+    assert (code, "must end in .parquet" in err) == (2, True)
+
+
+def test_bad_rows_are_left_out_on_demand_and_counted(lore: Command, jsonl: Write) -> None:
+    rows = [*small_rows(), {"prompt": "p", "chosen": "x", "rejected": "y"}]
+    code, _, err = lore("check", jsonl(rows))
+    assert (code, "missing field `user_id`" in err) == (2, True)
+    code, out, _ = lore("check", jsonl(rows), "--skip-bad")
+    assert (code, "line 73: missing field `user_id`; it is left out" in out) == (0, True)
+
+
+def test_a_missing_column_is_named_by_its_option(lore: Command, jsonl: Write) -> None:
+    rows = [{"annotator": row.pop("user_id"), **row} for row in small_rows()]
+    code, _, err = lore("check", jsonl(rows))
+    assert code == 2
+    assert "--user-column annotator, or --user-column none for one model of all" in err
+    sides = [{"by": "a", "first": "x", "second": "y", "winner": "first"}]
+    _, _, err = lore("check", jsonl(sides), "--chosen-column", "first", "--rejected-column", "second")
+    assert "--left" in err
+    assert "--winner-column winner" in err
+
+
+def test_the_liked_end_of_a_judgement_is_echoed(lore: Command, jsonl: Write) -> None:
+    rows = [{"user_id": f"u{n % 3}", "prompt": f"p{n % 7}", "completion": f"x{n}", "label": n % 2} for n in range(84)]
+    code, out, _ = lore("check", jsonl(rows))
+    assert (code, "read as unpaired (label true: liked)" in out) == (0, True)
+
+
+def test_one_model_of_all_is_trained_where_no_user_is_named(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "user_id"} for row in small_rows(4, 20)]
+    data = jsonl(
+        [row | {"prompt": f"{row['prompt']} {n}", "chosen": f"{row['chosen']} {n}"} for n, row in enumerate(rows)]
+    )
+    options = ["--user-column", "none"]
+    assert lore("check", data, *options)[0] == 0
+    code, out, err = lore("train", data, "--out", tmp_path / "run", *options)
+    assert code == 0, err
+    assert "pooled (one model for all) (chosen)" in out
+    assert load(tmp_path / "run" / "preferences.parquet").users == ["all users"]
+
+
+def test_ties_are_counted_apart_in_the_report(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    rows = [row | {"label": 0.5 if n % 3 == 0 else 1.0} for n, row in enumerate(small_rows(8, 24))]
+    code, _, err = lore("train", jsonl(rows), "--out", tmp_path / "run", "--family", "simplex", "--ranks", "1,2")
+    assert code == 0, err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert 0 < report["ties"] < 0.5
+    [chosen] = [one for one in report["results"] if one["setting"] == "unseen_test" and one["model"] == "pooled"]
+    with_ties = report["without_ties"]["pooled"] * (1 - report["ties"]) + report["ties"] / 2
+    assert with_ties == pytest.approx(chosen["accuracy"], abs=0.03)
+    assert "are ties, which count as half right" in (tmp_path / "run" / "report.html").read_text()

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from lore.errors import LoreError
 
 _ORDER = (
-    *("demo", "check", "train", "embed", "fit", "personalize", "evaluate", "sweep"),
+    *("demo", "check", "convert", "train", "embed", "fit", "personalize", "evaluate", "sweep"),
     *("rerank", "ask", "score", "reproduce", "serve", "model", "token"),
 )
 
@@ -47,7 +47,9 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 _OPTIONS = {
     "by": "--split",
     "create": "--create",
-    "columns": "--user-column, --prompt-column, --chosen-column or --rejected-column",
+    "columns": "an option such as --user-column or --prompt-column",
+    "encoding": "--file-encoding",
+    "skip_bad": "--skip-bad",
     "concentration": "--concentration",
     "at_once": "--at-once",
     "data": "--data",
@@ -82,6 +84,9 @@ _OPTIONS = {
     },
 }
 _ARGUMENT = re.compile(r"`(\w+)(?:=\"?(\w+)\"?)?`")
+_MAPPING = re.compile(
+    r"`columns=\{\"(\w+)\": (.+?)\}`"
+)  # a column of a field, such as `columns={"prompt": "question"}`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,7 +128,13 @@ def with_options_named(message: str) -> str:
             return match[0]
         return f"{_OPTIONS[match[1]]} {match[2]}" if match[2] else _OPTIONS[match[1]]
 
-    return _ARGUMENT.sub(option, message)
+    return _ARGUMENT.sub(option, _MAPPING.sub(_column_option, message))
+
+
+def _column_option(match: re.Match[str]) -> str:
+    field, column = match[1].removesuffix("_id"), match[2].strip('"')
+    option = f"--{field}" if field in ("left", "right") else f"--{field}-column"
+    return f"{option} {'none' if column == 'None' else column}"
 
 
 logging.getLogger("lore").addHandler(logging.NullHandler())

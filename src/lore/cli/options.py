@@ -57,12 +57,40 @@ class ColumnOptions:
     format: Annotated[
         str | None, typer.Option(help="Force a data format instead of finding it.", show_default=False)
     ] = None
-    user_column: Annotated[str | None, typer.Option(help="The column that holds user_id.", show_default=False)] = None
+    user_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that holds user_id, or a path such as metadata.user_id; none: no user is named.",
+            show_default=False,
+        ),
+    ] = None
     prompt_column: Annotated[str | None, typer.Option(help="The column that holds prompt.", show_default=False)] = None
     chosen_column: Annotated[str | None, typer.Option(help="The column that holds chosen.", show_default=False)] = None
     rejected_column: Annotated[str | None, typer.Option(help="The column that holds rejected.", show_default=False)] = (
         None
     )
+    response_column: Annotated[str | None, typer.Option(help="The column that holds response.", show_default=False)] = (
+        None
+    )
+    rating_column: Annotated[str | None, typer.Option(help="The column that holds rating.", show_default=False)] = None
+    completion_column: Annotated[
+        str | None, typer.Option(help="The column that holds completion.", show_default=False)
+    ] = None
+    label_column: Annotated[str | None, typer.Option(help="The column that holds label.", show_default=False)] = None
+    left: Annotated[
+        str | None, typer.Option(help="The column that holds the left of two responses.", show_default=False)
+    ] = None
+    right: Annotated[str | None, typer.Option(help="The column that holds the right one.", show_default=False)] = None
+    winner_column: Annotated[
+        str | None, typer.Option(help="The column that says which of them won.", show_default=False)
+    ] = None
+    group_column: Annotated[str | None, typer.Option(help="The column that holds group.", show_default=False)] = None
+    file_encoding: Annotated[
+        str | None, typer.Option(help="Of a text file, such as latin-1.", show_default="UTF-8")
+    ] = None
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used, and count them.")
+    ] = False
 
     def load(self, data: Path) -> "LoadResult":
         """Read a file with these columns."""
@@ -73,9 +101,25 @@ class ColumnOptions:
             "prompt": self.prompt_column,
             "chosen": self.chosen_column,
             "rejected": self.rejected_column,
+            "response": self.response_column,
+            "rating": self.rating_column,
+            "completion": self.completion_column,
+            "label": self.label_column,
+            "left": self.left,
+            "right": self.right,
+            "winner": self.winner_column,
+            "group": self.group_column,
         }
-        columns = {name: column for name, column in named.items() if column is not None}
-        return load_with_issues(data, format=cast("FormatName | None", self.format), columns=columns)  # checked there
+        columns: dict[str, str | None] = {name: column for name, column in named.items() if column is not None}
+        if columns.get("user_id") == "none":
+            columns["user_id"] = None
+        return load_with_issues(
+            data,
+            format=cast("FormatName | None", self.format),  # checked there
+            columns=columns,
+            encoding=self.file_encoding,
+            skip_bad=self.skip_bad,
+        )
 
     def load_usable(self, data: Path) -> "LoadResult":
         """Read a file with these columns; refuse it if a row cannot be used."""

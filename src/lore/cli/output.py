@@ -15,6 +15,8 @@ from lore.cli.application import with_options_named
 
 if TYPE_CHECKING:
     from lore.data.checks import CheckReport
+    from lore.data.formats.names import FormatName
+    from lore.data.issues import DataIssue
     from lore.evaluation.evaluator import Result
     from lore.progress import Progress
     from lore.runs.training import TrainOutcome
@@ -102,10 +104,12 @@ def progress_bars() -> Iterator["Progress"]:
         yield show
 
 
-def show_check(report: "CheckReport", name: str, format_name: str) -> None:
+def show_check(report: "CheckReport", name: str, format_name: "FormatName | None") -> None:
     """Print counts and issues of a table, and a verdict."""
     from rich.console import Console
     from rich.table import Table
+
+    from lore.data.formats.names import LIKED
 
     counts = report.counts
     table = Table(show_header=False, box=None)
@@ -125,9 +129,15 @@ def show_check(report: "CheckReport", name: str, format_name: str) -> None:
         table.add_row(label, value)
     Console(highlight=False, soft_wrap=True).print(table)
     for issue in report.issues:
-        typer.echo(f"{'fatal' if issue.fatal else 'note'}: {with_options_named(issue.message)}")
+        show_issue(issue)
     if not report.fatal:
-        typer.echo(f"\n{name}: read as {format_name}; `lore train` takes it.")
+        liked = f" ({LIKED[format_name]})" if format_name in LIKED else ""
+        typer.echo(f"\n{name}: read as {format_name or 'a table'}{liked}; `lore train` takes it.")
+
+
+def show_issue(issue: "DataIssue") -> None:
+    """Print one finding."""
+    typer.echo(f"{'fatal' if issue.fatal else 'note'}: {with_options_named(issue.message)}")
 
 
 def show_outcome(outcome: "TrainOutcome") -> None:

@@ -21,7 +21,7 @@ REPORT_FORMAT = JsonFormat(
     fields=frozenset({"lore", "headline", "gain", "data", "warnings", "encoder", "config", "results", "seconds"})
     | frozenset({"calibration", "users", "sensitivity", "learning_curve", "collapse", "noise", "chosen", "fits"}),
     # Formats 0 and 1 had one interval of the gain, over users alone.
-    optional=frozenset({"finding", "cautions", "controls", "reachable"}),
+    optional=frozenset({"finding", "cautions", "controls", "reachable", "ties", "without_ties"}),
 )
 
 
@@ -52,6 +52,8 @@ def report_json(summary: Summary) -> dict[str, Any]:
         "cautions": list(cautions(summary.sweep, summary.finding)),
         "controls": [asdict(control) for control in controls(summary.sweep)],
         "reachable": finite(summary.statistics.reachable),
+        "ties": finite(summary.statistics.ties),
+        "without_ties": dict(zip(("pooled", "chosen"), map(finite, summary.statistics.without_ties), strict=True)),
         "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},
         "warnings": summary.warnings,
         "encoder": summary.encoder,

@@ -12,7 +12,7 @@ from lore.evaluation.calibration import Calibration, calibration, probabilities
 from lore.evaluation.diagnostics import Collapse, LearningCurve, collapse, learning_curve
 from lore.evaluation.evaluator import HeldOut
 from lore.evaluation.finding import Finding, find
-from lore.evaluation.intervals import MIN_PAIRS, Interval
+from lore.evaluation.intervals import MIN_PAIRS, Interval, Sample
 from lore.evaluation.metrics import reachable
 from lore.evaluation.noise import Noise, learn_noise
 from lore.evaluation.significance import Verdicts, verdicts, worst_tenth
@@ -45,6 +45,8 @@ class ReportStatistics:
         collapse: how many directions the chosen model uses.
         noise: how consistently users choose, relative to what the chosen model says.
         reachable: accuracy that no model of rewards can pass, because of ties and contradicting choices.
+        ties: share of the pairs that prefer neither side.
+        without_ties: accuracy of pooled, and of the chosen model, on the other pairs.
     """
 
     calibrations: dict[str, Calibration]
@@ -57,6 +59,8 @@ class ReportStatistics:
     collapse: Collapse
     noise: Noise
     reachable: float
+    ties: float
+    without_ties: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def compute_statistics(split: Split, sweep: Sweep) -> ReportStatistics:
     chances = [probabilities(test, basis, weights[name]) for name, basis in bases.items()]
     gains = sweep.per_user.right - sweep.baseline.right
     sample = sweep.per_user.sample
+    decided = test.label != 1 / 2
+    decided_sample = Sample(test.select(torch.nonzero(decided).flatten()))
     return ReportStatistics(
         calibrations={name: calibration(test, basis, weights[name]) for name, basis in bases.items()},
         verdicts=verdicts(test, chances[-1], chances[0]),
@@ -123,6 +129,11 @@ def compute_statistics(split: Split, sweep: Sweep) -> ReportStatistics:
         collapse=collapse(sweep.chosen, split.seen_train),
         noise=learn_noise(test, torch.logit(chances[-1], eps=1e-12)),
         reachable=sample.mean(reachable(test)),
+        ties=sample.mean(1 - decided.double()),
+        without_ties=(
+            decided_sample.mean(sweep.baseline.right[decided]),
+            decided_sample.mean(sweep.per_user.right[decided]),
+        ),
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lore.data.checks import CheckReport, check
 from lore.data.formats import LoadResult
-from lore.data.preferences import Preferences
+from lore.data.preferences import ALL_USERS, Preferences
+from lore.data.table import save_table
 from lore.embedding.store import Embeddings, TruncationCounts, encode
 from lore.errors import ConvergenceWarning, DataError, LoreError
 from lore.evaluation.cautions import cautions
@@ -84,9 +85,9 @@ def train(
         DataError: the data cannot be learned from.
         RunError: `out` holds something else.
     """
-    config = config or TrainConfig()
     require_plotting()
     preferences = loaded.preferences
+    config = config_for(preferences, config or TrainConfig())
     checked = check(preferences, loaded.issues)
     decayed = with_time_decay(preferences, config)
     if checked.fatal:
@@ -110,7 +111,7 @@ def _train(
     progress: Progress,
 ) -> TrainOutcome:
     timer = PhaseTimer()
-    preferences.to_parquet(folder.preferences)
+    save_table(preferences, folder.preferences)
     with timer.phase("embed"):
         embeddings = embed(preferences, config, folder, progress)
     pairs = all_pairs(decayed, embeddings, config)
@@ -212,7 +213,7 @@ def held_out_of_splits(
     """Fit and evaluate on the further splits of a run, which rotate the held-out users and groups."""
     results = []
     for number in range(1, config.splits):
-        parts = _new_split(pairs, config, number)
+        parts = new_split(pairs, config, number)
         results.append(
             held_out_of_split(
                 parts,
@@ -276,6 +277,11 @@ class PhaseTimer:
             self.seconds[name] = round(time.perf_counter() - begin, 2)
 
 
+def config_for(preferences: Preferences, config: TrainConfig) -> TrainConfig:
+    """Return the arguments for a table: where it names no user, none can be kept out of learning the basis."""
+    return replace(config, unseen=0.0) if preferences.users == [ALL_USERS] else config
+
+
 def split_of_run(folder: RunFolder, preferences: Preferences, pairs: Pairs, config: TrainConfig) -> Split:
     """Return the split that the run has already, or a new one by its arguments.
 
@@ -289,10 +295,10 @@ def split_of_run(folder: RunFolder, preferences: Preferences, pairs: Pairs, conf
     if config.experiment is not None:
         settings = load_settings(config.experiment, config.protocol)
         return experiment_split(config.experiment, settings, preferences, pairs, config.seed)
-    return _new_split(pairs, config, 0)
+    return new_split(pairs, config, 0)
 
 
-def _new_split(pairs: Pairs, config: TrainConfig, number: int) -> Split:
+def new_split(pairs: Pairs, config: TrainConfig, number: int) -> Split:
     """Return a split by the arguments of a run, the `number`-th of its rotations."""
     test = max(config.test, 1 / config.splits) if config.splits > 1 else config.test
     rotation = (number, config.splits)
