@@ -11,6 +11,7 @@ import torch
 
 import tiny_models
 from builders import HashEncoder, random_pairs
+from lore.data.formats import load
 from lore.embedding import load_encoder
 from lore.errors import ConfigError, DataError, LoreError, RunError
 from lore.evaluation.report_json import read_report
@@ -162,3 +163,14 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     save_file({"basis": torch.zeros(1)}, tmp_path / "fit", {"format": "99", "fit": "", "numbers": "{}"})
     with pytest.raises(DataError, match="newer version"):
         fit_basis(random_pairs(), FitConfig(rank=2), checkpoint=tmp_path / "fit")
+
+
+def test_a_table_of_format_1_is_read_with_the_columns_that_users_brought_along() -> None:
+    table = load(OLD / "table-1.parquet")
+    assert table.users == ["ann", "bob"]
+    assert table.extra == {"country": ["NL", None], "meta": [{"empty": {}}, {"empty": {}}]}
+    rows = [
+        {"user_id": user, "prompt": "Why?", "chosen": chosen, "rejected": rejected}
+        for user, chosen, rejected in (("ann", "Because.", "No idea."), ("bob", "No idea.", "Because."))
+    ]
+    assert table.fingerprint() == load(rows).fingerprint()

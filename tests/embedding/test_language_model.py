@@ -152,6 +152,32 @@ def test_a_text_that_spells_control_tokens_is_read_as_text(content: str) -> None
     )
 
 
+CALLS = '[{"function": {"arguments": {"city": "Rome"}, "name": "weather"}, "type": "function"}]'
+CALLED: Conversation = ((("user", "Hi"),), (("tool_calls", CALLS), ("tool", "20 C"), ("assistant", "Warm.")))
+
+
+def test_calls_of_tools_are_written_by_a_template_that_knows_them_and_are_text_elsewhere() -> None:
+    with_calls = (
+        "{% for turn in messages %}{{ turn.role }}:{{ turn.content }}"
+        "{% for call in turn.tool_calls or [] %}<call {{ call.function.name }}>{% endfor %}; {% endfor %}"
+    )
+    tokenizer = tiny_models.tokenizer(with_calls)
+    text = tokenizer.decode(ChatTokens(tokenizer, "tiny").of([CALLED])[0])
+    assert text == "user:Hi; assistant:<call weather>; tool:20 C; assistant:Warm.; "
+    tokenizer = tiny_models.tokenizer(with_calls.replace("turn.tool_calls or []", "[]"))
+    text = tokenizer.decode(ChatTokens(tokenizer, "tiny").of([CALLED])[0])
+    assert text == f"user:Hi; assistant:{CALLS}; tool:20 C; assistant:Warm.; "
+
+
+def test_a_template_that_refuses_calls_reads_them_as_text() -> None:
+    strict = (
+        "{% for turn in messages %}{% if turn.tool_calls %}{{ raise_exception('no calls') }}{% endif %}"
+        "{{ turn.content }}\n{% endfor %}"
+    )
+    tokenizer = tiny_models.tokenizer(strict)
+    assert "weather" in tokenizer.decode(ChatTokens(tokenizer, "tiny").of([CALLED])[0])
+
+
 def test_a_conversation_that_the_template_refuses_is_named_with_its_reason(tmp_path: Path) -> None:
     strict = (
         "{% for turn in messages %}{% if turn.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"

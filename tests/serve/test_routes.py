@@ -35,3 +35,47 @@ def test_the_description_is_complete(http: TestClient) -> None:
             assert route["description"], path
             schema = route["responses"]["200"].get("content", {})
             assert schema, (method, path)
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+SPELLINGS = {
+    "parts": [{"role": "assistant", "content": [{"type": "text", "text": SHORT}]}],
+    "ShareGPT": [{"from": "gpt", "value": SHORT}],
+    "prompt repeated": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": SHORT}],
+    "name": [{"role": "assistant", "name": "helper", "content": SHORT}],
+}
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_a_response_has_one_reward_however_it_is_spelled(http: TestClient, how: str) -> None:
+    answer = http.post("/v1/score", json={"prompt": "Hi", "responses": [SHORT, SPELLINGS[how]]})
+    assert answer.status_code == 200, answer.text
+    first, second = answer.json()["rewards"]
+    assert first == second
+
+
+def test_calls_of_tools_are_read_as_files_spell_them(http: TestClient) -> None:
+    calls = [
+        [{"role": "assistant", "content": content, "tool_calls": [CALL]}, {"role": "tool", "content": "20 C"}]
+        for content in (None, "", "Let me look.")
+    ]
+    calls.append([{"role": "assistant", "tool_calls": [CALL | {"id": "call_1"}]}, {"role": "tool", "content": "20 C"}])
+    answer = http.post("/v1/score", json={"prompt": "Hi", "responses": calls})
+    assert answer.status_code == 200, answer.text
+    first, second, other, last = answer.json()["rewards"]
+    assert first == second == last != other
+
+
+def test_parts_that_are_no_text_are_refused_by_their_kind(http: TestClient) -> None:
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    answer = http.post("/v1/score", json={"prompt": image, "responses": ["x"]})
+    assert answer.status_code == 422
+    assert "image_url" in answer.text
+
+
+def test_choices_without_a_prompt_share_what_both_sides_begin_with(http: TestClient, client: Client) -> None:
+    turns = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": side}] for side in (SHORT, LONG)]
+    client.feedback("ann", [{"chosen": turns[0], "rejected": turns[1]}])
+    [comparison] = http.get("/v1/users/ann/export").json()["comparisons"]
+    assert comparison["prompt"] == [{"role": "user", "content": "Hi"}]
+    assert comparison["chosen"] == [{"role": "assistant", "content": SHORT}]
