@@ -31,6 +31,7 @@ def parsed(value: Any) -> Any:
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "assistant", "content": "", "tool_calls": [CALL | {"id": "call_1"}]},
         {"role": "assistant", "content": [], "tool_calls": np.array([CALL], dtype=object)},
+        {"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])},
         {
             "role": "assistant",
             "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}],
@@ -49,6 +50,8 @@ def test_a_template_that_knows_calls_gets_them_and_others_get_their_text() -> No
     ]
     assert for_template(messages, with_calls=False) == [{"role": "assistant", "content": f"Let me look.\n{CALL_TEXT}"}]
     assert for_template(messages[1:], with_calls=True)[0]["tool_calls"] == [CALL]
+    twice = for_template(messages + messages[1:], with_calls=True)
+    assert [turn["tool_calls"] for turn in twice] == [[CALL], [CALL]]
     assert "weather" in text_of(messages)
 
 
@@ -71,7 +74,23 @@ def test_sharegpt_turns_are_messages() -> None:
         parsed([{"from": "me", "value": "x"}])
 
 
-@pytest.mark.parametrize("value", [[1], [{"role": "assistant"}], [{"content": "x"}], []])
+def test_one_message_by_itself_is_a_list_of_one() -> None:
+    assert parsed(assistant("x")) == parsed({"from": "gpt", "value": "x"}) == (("assistant", "x"),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1],
+        [{"role": "assistant"}],
+        [{"content": "x"}],
+        [],
+        [{"role": "assistant", "content": "x", "tool_calls": "lost"}],
+        [{"role": "assistant", "content": "x", "tool_calls": 7}],
+        [{"role": "assistant", "content": [{"type": [], "text": "x"}]}],
+        [{"role": [], "content": "x"}],
+    ],
+)
 def test_what_is_no_message_is_refused(value: Any) -> None:
     with pytest.raises(MessageFault):
         parsed(value)
@@ -84,23 +103,36 @@ turn = st.tuples(st.sampled_from(["user", "assistant", "system"]), st.sampled_fr
 def test_a_conversation_is_one_however_much_of_it_stands_in_the_prompt(
     prompt: list[Any], chosen: list[Any], rejected: list[Any]
 ) -> None:
-    """Whole conversations on both sides, with or without a prompt that repeats their beginning, are one."""
+    """Whole conversations on both sides are one with or without a prompt that repeats their beginning."""
+    prompt = [*prompt, ("user", "d")]
     whole = [tuple(prompt + chosen), tuple(prompt + rejected)]
     implicit = without_prompt((), whole)
-    for given_turns in range(len(prompt) + 1):
-        beginning = tuple(prompt[:given_turns])
-        if len(prompt) < min(map(len, whole)):
-            assert without_prompt(beginning, whole) == implicit
+    for turns in range(len(prompt) + 1):
+        if turns == 0 or prompt[turns - 1][0] != "assistant":
+            assert without_prompt(tuple(prompt[:turns]), whole) == implicit
     shared, answers = implicit
     assert [tuple(shared) + tuple(answer) for answer in answers] == whole  # nothing is lost
     assert all(answers)
+
+
+def test_a_prompt_is_taken_off_each_side_that_repeats_it() -> None:
+    system, asked = ("system", "Be brief."), ("user", "Hi")
+    good, bad = ("assistant", "Hello."), ("assistant", "What?")
+    once = ((system, asked), [(good,), (bad,)])
+    assert without_prompt((system, asked), [(asked, good), (asked, bad)]) == once
+    assert without_prompt((asked,), [(system, asked, good), (system, asked, bad)]) == once
+    assert without_prompt((system, asked), [(asked, good), (bad,)]) == once
+    assert without_prompt((system, asked), [(system, ("user", " Hi\n"), good), "What?"]) == once
+    # The first answers differ: what follows them is no prompt.
+    longer = [(good, asked, good), (bad, asked, bad)]
+    assert without_prompt((asked,), longer) == ((asked,), longer)
 
 
 def test_a_single_response_does_not_repeat_its_prompt() -> None:
     prompt, answer = (("user", "Hi"),), (("assistant", "Hello."),)
     assert conversation_of(prompt, prompt + answer) == (prompt, answer)
     assert conversation_of(prompt, answer) == (prompt, answer)
-    assert conversation_of((), prompt + answer) == ((), prompt + answer)
+    assert conversation_of((), prompt + answer) == (prompt, answer)
     system = (("system", "Be brief."),)
     assert conversation_of(prompt, system + prompt + answer) == (system + prompt, answer)
 

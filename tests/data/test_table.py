@@ -84,6 +84,8 @@ def test_what_is_read_again_is_what_was_read_whatever_users_brought_along(
 ) -> None:
     path = tmp_path_factory.mktemp("table") / "table.parquet"
     others = [column for column in OURS if column not in ROWS[name](0)]
+    if name in ("comparisons", "ranked"):
+        others.remove("winner")  # which may contradict the order, and is refused
 
     @given(st.lists(st.dictionaries(st.sampled_from(others), values, max_size=4), min_size=1, max_size=4))
     def same(brought: list[dict[str, Any]]) -> None:

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,22 @@ def test_parts_that_are_no_text_are_refused_by_their_kind(http: TestClient) -> N
     answer = http.post("/v1/score", json={"prompt": image, "responses": ["x"]})
     assert answer.status_code == 422
     assert "image_url" in answer.text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": [{"type": [], "text": "x"}]},
+        {"role": "assistant", "content": [[[]]]},
+        {"role": "assistant", "content": "x", "tool_calls": "lost"},
+        {"role": "assistant", "tool_calls": {"a": 1}},
+        {"role": [], "name": "x", "content": "x"},
+        {"from": {}, "value": None},
+    ],
+)
+def test_odd_messages_are_refused_and_never_a_fault_of_the_server(http: TestClient, message: Any) -> None:
+    for body in ({"responses": [[message]]}, {"prompt": [message], "responses": ["x"]}):
+        assert http.post("/v1/score", json=body).status_code == 422
 
 
 def test_choices_without_a_prompt_share_what_both_sides_begin_with(http: TestClient, client: Client) -> None:

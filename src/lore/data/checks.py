@@ -10,7 +10,7 @@ from lore.data.habits import habits
 from lore.data.issues import DataIssue, RowRef
 from lore.data.languages import language_of
 from lore.data.leaks import form_leaks
-from lore.data.lookalikes import lookalike_ids, near_duplicate_prompts, users_who_are_one
+from lore.data.lookalikes import ids_of_nothing, lookalike_ids, near_duplicate_prompts, users_who_are_one
 from lore.data.messages import text_of
 from lore.data.preferences import ALL_USERS, Integers, Preferences
 from lore.data.table import json_columns
@@ -91,6 +91,7 @@ def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_
         issues += form_leaks(preferences)
     issues += near_duplicate_prompts(preferences)
     issues += lookalike_ids(preferences)
+    issues += ids_of_nothing(preferences)
     if preferences.ratings is None:
         issues += users_who_are_one(preferences, counts.disagreement)
         issues += habits(preferences, lengths)
@@ -227,7 +228,7 @@ def _pair_issues(preferences: Preferences) -> list[DataIssue]:
     """Equal sides, duplicates, and users who chose both ways."""
     if len(preferences) == 0:
         return []
-    user, chosen, rejected = preferences.user, preferences.chosen, preferences.rejected
+    user, (chosen, rejected) = preferences.user, preferences.preferred()
     equal = preferences.row_ref[chosen == rejected]
     order = np.lexsort((rejected, chosen, user))
     table = np.stack([user, chosen, rejected], axis=1)[order]
@@ -238,6 +239,7 @@ def _pair_issues(preferences: Preferences) -> list[DataIssue]:
     same_pair = (keys[1:, :3] == keys[:-1, :3]).all(axis=1)
     both = np.flatnonzero(same_pair & (keys[1:, 3] != keys[:-1, 3]))
     return [
+        *_without_prompt(preferences),
         *_note(preferences, "chosen and rejected are equal", np.sort(equal), "they are left out of the pairs"),
         *_note(
             preferences,
@@ -252,6 +254,15 @@ def _pair_issues(preferences: Preferences) -> list[DataIssue]:
             "both choices count",
         ),
     ]
+
+
+def _without_prompt(preferences: Preferences) -> list[DataIssue]:
+    """Comparisons without a prompt among others that have one: they are one group."""
+    is_empty = np.array([not text_of(prompt).strip() for prompt in preferences.prompts], dtype=bool)
+    if is_empty.all():
+        return []
+    rows = is_empty[preferences.row_prompt[preferences.chosen]]
+    return _note(preferences, "no prompt", preferences.row_ref[rows], "such rows are one group; give them theirs")
 
 
 def _rating_issues(preferences: Preferences) -> list[DataIssue]:

@@ -1,13 +1,16 @@
 """Leaks through form: ways to tell chosen from rejected without reading either."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from lore.data.issues import DataIssue
 from lore.data.messages import text_of
 from lore.data.preferences import Preferences
+
+_T = TypeVar("_T")
 
 SAMPLE = 20_000  # comparisons that are looked at where a look at all would take long
 _LEAK = 0.9  # share of pairs that form alone must tell apart to be called a leak
@@ -25,19 +28,27 @@ def form_leaks(preferences: Preferences) -> list[DataIssue]:
         return []
     texts = [text_of(turns) for turns in preferences.responses]
     shown = np.linspace(0, len(preferences) - 1, min(len(preferences), SAMPLE)).astype(np.int64)
-    different = shown[preferences.chosen[shown] != preferences.rejected[shown]]
-    sides = [
-        [texts[response] for response in preferences.row_response[rows[different]]]
-        for rows in (preferences.chosen, preferences.rejected)
-    ]
+    decided = (preferences.chosen[shown] != preferences.rejected[shown]) & (preferences.label[shown] != 1 / 2)
+    numbers = [preferences.row_response[rows[shown[decided]]].tolist() for rows in preferences.preferred()]
+    sides = [[texts[number] for number in side] for side in numbers]
     if min(len(set(side)) for side in sides) < _DISTINCT:
         return []
     where = preferences.origin.describe([], 0)
+    roles = [tuple(role for role, _ in turns) for turns in preferences.responses]
     return [
+        *_role_leaks(where, [[roles[number] for number in side] for side in numbers]),
         *_affix_leaks(where, sides, "begins with", lambda text, length: text[:length]),
         *_affix_leaks(where, sides, "ends with", lambda text, length: text[-length:]),
         *_leak(where, sides, "begins or ends with white space", lambda text: text != text.strip()),
     ]
+
+
+def _role_leaks(where: str, sides: list[list[tuple[str, ...]]]) -> list[DataIssue]:
+    """Return a leak if most responses of a side are made of messages of other roles than those of the other side."""
+    shape, count = Counter(sides[0]).most_common(1)[0]
+    if count < _LEAK * len(sides[0]):
+        return []
+    return _leak(where, sides, f"is made of messages by {', '.join(shape)}", shape.__eq__)
 
 
 def _affix_leaks(where: str, sides: list[list[str]], relation: str, cut: Callable[[str, int], str]) -> list[DataIssue]:
@@ -53,7 +64,7 @@ def _affix_leaks(where: str, sides: list[list[str]], relation: str, cut: Callabl
     return []
 
 
-def _leak(where: str, sides: list[list[str]], form: str, has: Callable[[str], bool]) -> list[DataIssue]:
+def _leak(where: str, sides: Sequence[Sequence[_T]], form: str, has: Callable[[_T], bool]) -> list[DataIssue]:
     chosen, rejected = ([has(text) for text in side] for side in sides)
     only_chosen = np.mean([first and not second for first, second in zip(chosen, rejected, strict=True)])
     only_rejected = np.mean([second and not first for first, second in zip(chosen, rejected, strict=True)])

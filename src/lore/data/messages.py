@@ -28,6 +28,8 @@ _SHAREGPT_ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+_SYSTEM = frozenset({"system", "developer"})
+_ASKING = _SYSTEM | {"user"}
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
@@ -62,6 +64,8 @@ def parse_messages(name: str, value: Any, role: str, check_text: CheckText) -> M
     """
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, Mapping) and ("role" in value or "from" in value):
+        value = [value]  # one message by itself
     if not isinstance(value, list | tuple):
         return ((role, check_text(name, value)),)
     if not value:
@@ -82,6 +86,8 @@ def _parse_message(name: str, message: Any, check_text: CheckText) -> Iterator[M
     if not isinstance(role, str) or role not in ROLES:
         raise MessageFault(f"unknown role {role!r} in `{name}`", f"use {', '.join(sorted(ROLES))}")
     calls = _calls(message)
+    if calls is None:
+        raise MessageFault(f"`{name}.tool_calls` is not a list of calls", "write the list itself")
     if isinstance(content, list | tuple | np.ndarray):
         content = _joined_parts(name, list(content), check_text)
     if not (calls and content in (None, "")):
@@ -99,7 +105,7 @@ def _joined_parts(name: str, parts: Sequence[Any], check_text: CheckText) -> str
     texts = []
     for part in parts:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-        if kind not in _TEXT_PARTS:
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             raise MessageFault(
                 f"`{name}` holds a part of kind `{kind}`", "only text is embedded: leave such rows out, or the part"
             )
@@ -107,12 +113,14 @@ def _joined_parts(name: str, parts: Sequence[Any], check_text: CheckText) -> str
     return "\n".join(texts)
 
 
-def _calls(message: Mapping[str, Any]) -> list[Any]:
-    """Return the tool calls of a message, in today's form or in the one of a single function."""
+def _calls(message: Mapping[str, Any]) -> list[Any] | None:
+    """Return the tool calls of a message, in today's form or in the one of a single function; None for other values."""
     calls = message.get("tool_calls")
     if calls is None and isinstance(message.get("function_call"), Mapping):
         return [{"type": "function", "function": message["function_call"]}]
-    return list(calls) if isinstance(calls, list | tuple | np.ndarray) else []
+    if isinstance(calls, str):
+        return _parsed_calls(calls) if calls.strip() else []
+    return list(calls) if isinstance(calls, list | tuple | np.ndarray) else None if calls else []
 
 
 def _plain_call(call: Any) -> Any:
@@ -140,7 +148,7 @@ def for_template(messages: Messages, *, with_calls: bool) -> list[dict[str, Any]
         if role != TOOL_CALLS:
             turns.append({"role": role, "content": content})
             continue
-        if not turns or turns[-1]["role"] != "assistant":
+        if not turns or turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1]:
             turns.append({"role": "assistant", "content": ""})
         if with_calls and (calls := _parsed_calls(content)):
             turns[-1]["tool_calls"] = calls
@@ -149,18 +157,16 @@ def for_template(messages: Messages, *, with_calls: bool) -> list[dict[str, Any]
     return turns
 
 
-def _parsed_calls(text: str) -> list[Any]:
+def _parsed_calls(text: str) -> list[Any] | None:
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError):
-        return []
-    return calls if isinstance(calls, list) and all(isinstance(call, dict) for call in calls) else []
+        return None
+    return calls if isinstance(calls, list) and all(isinstance(call, dict) for call in calls) else None
 
 
 def conversation_of(prompt: Messages, response: Messages) -> tuple[Messages, Messages]:
-    """Return a prompt with a response to it that does not repeat it."""
-    if not prompt:
-        return prompt, response
+    """Return a prompt with a response to it, as `without_prompt` tells them apart."""
     beginning, [answer] = without_prompt(prompt, [response])
     return as_messages(beginning, "user"), as_messages(answer, "assistant")
 
@@ -168,21 +174,48 @@ def conversation_of(prompt: Messages, response: Messages) -> tuple[Messages, Mes
 def without_prompt(prompt: Content, sides: Sequence[Content]) -> tuple[Content, list[Content]]:
     """Return a prompt, and responses to it that do not repeat it.
 
-    What all sides begin with is the prompt where none is given (an implicit one), or where it begins or ends with the
-    prompt that is given. The last message of a side is always its own; of a single side, all after the user's last.
+    A prompt that is given is taken off each side that begins with it, or with its end. Sides may have system messages
+    before it, which then begin the prompt, if all have the same. What is asked at the beginning of all sides belongs to
+    the prompt: up to the last message of a user or the system that they share. The last message of a side is its own.
     """
-    turns = [side for side in sides if not isinstance(side, str)]
-    if len(turns) < len(sides):
+    if all(isinstance(side, str) for side in sides):
         return prompt, list(sides)
+    explicit = as_messages(prompt, "user")
+    stripped = [_without(explicit, as_messages(side, "assistant")) for side in sides]
+    leads = {lead for lead, _ in stripped}
+    if len(leads) > 1:
+        return prompt, list(sides)
+    turns = [rest for _, rest in stripped]
     shared = 0
     while shared < min(map(len, turns)) - 1 and len({side[shared] for side in turns}) == 1:
         shared += 1
-    if len(turns) == 1:
-        shared = max((turn + 1 for turn, (role, _) in enumerate(turns[0][:shared]) if role == "user"), default=0)
-    beginning, explicit = turns[0][:shared], as_messages(prompt, "user")
-    if explicit and explicit not in (beginning[: len(explicit)], beginning[-len(explicit) :]):
-        return prompt, list(sides)
-    return beginning, [side[shared:] for side in turns]
+    shared = max((turn + 1 for turn, (role, _) in enumerate(turns[0][:shared]) if role in _ASKING), default=0)
+    return (*leads.pop(), *explicit, *turns[0][:shared]), [side[shared:] for side in turns]
+
+
+def _without(prompt: Messages, side: Messages) -> tuple[Messages, Messages]:
+    """Return what stands before the prompt in a side, and what stands after it: all of it if the prompt is not there.
+
+    A prompt may begin earlier than the side: then the side begins with the end of the prompt.
+    """
+    for length in range(min(len(prompt), len(side) - 1), 0, -1):
+        if _alike(prompt[-length:], side[:length]):
+            return (), side[length:]
+    system = 0
+    while system < len(side) and side[system][0] in _SYSTEM:
+        system += 1
+    end = system + len(prompt)
+    if prompt and system > 0 and end < len(side) and _alike(side[system:end], prompt):
+        return side[:system], side[end:]
+    return (), side
+
+
+def _alike(first: Messages, second: Messages) -> bool:
+    """Return True if messages differ in white space around their texts at most."""
+    return all(
+        role == other and content.strip() == text.strip()
+        for (role, content), (other, text) in zip(first, second, strict=True)
+    )
 
 
 def text_of(messages: Messages) -> str:

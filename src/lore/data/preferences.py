@@ -21,6 +21,8 @@ Integers = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
+_NEVER = 1e300  # seconds that are no time
+
 _LATEST = 1e11  # seconds since 1970 that are taken for milliseconds
 
 _FORGOTTEN = 1e-6  # what a comparison counts at least, however old
@@ -95,6 +97,11 @@ class Preferences:
     def rows(self) -> int:
         """Number of distinct conversations."""
         return len(self.row_prompt)
+
+    def preferred(self) -> tuple[Integers, Integers]:
+        """Return the rows that were preferred and the others, `[comparisons]`: where a label is below 1/2, swapped."""
+        first = self.label >= 1 / 2
+        return np.where(first, self.chosen, self.rejected), np.where(first, self.rejected, self.chosen)
 
     def conversation(self, row: int) -> tuple[Messages, Messages]:
         """Prompt and response of a row."""
@@ -180,4 +187,6 @@ def seconds_of(timestamp: Any) -> float:
         timestamp = datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=UTC)
     if isinstance(timestamp, datetime):
         return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()
-    return float(timestamp) if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) else math.nan
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or abs(timestamp) > _NEVER:
+        return math.nan
+    return float(timestamp)

@@ -1,8 +1,9 @@
 """The table that a run keeps and `lore convert` writes: our columns, and apart from them what users brought along."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ _ACROSS_KEY = b"lore_across_prompts"  # whether ratings of different prompts are
 _EXTRA = "extra."  # begins the name of a column that LoRe does not read
 _AS_JSON = {b"lore_json": b"1"}  # of a column whose values are JSON texts
 
-_TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_TEXT = pa.large_string()  # a million long texts are more than the two gigabytes that `pa.string()` can hold
+_TURNS = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
 _COMPARISONS = pa.schema(
     [
-        ("user_id", pa.string()),
+        ("user_id", _TEXT),
         ("prompt", _TURNS),
         ("chosen", _TURNS),
         ("rejected", _TURNS),
@@ -38,7 +40,7 @@ _COMPARISONS = pa.schema(
 )
 _RATINGS = pa.schema(
     [
-        ("user_id", pa.string()),
+        ("user_id", _TEXT),
         ("prompt", _TURNS),
         ("response", _TURNS),
         ("rating", pa.float64()),
@@ -56,7 +58,7 @@ def save_table(preferences: Preferences, path: Path) -> None:
     """
     prompts = pa.array([as_json(messages) for messages in preferences.prompts], type=_TURNS)
     responses = pa.array([as_json(messages) for messages in preferences.responses], type=_TURNS)
-    users, ratings = pa.array(preferences.users, type=pa.string()), preferences.ratings
+    users, ratings = pa.array(preferences.users, type=_TEXT), preferences.ratings
     if ratings is not None:
         schema = _RATINGS
         columns = [
@@ -216,21 +218,27 @@ class _Rows:
         self.numbers = list(rows.reshape(-1, len(mentions)).T.astype(np.int64))
         first_row, side = first // len(mentions), first % len(mentions)
         self.group = columns.integers("group")[first_row]
-        self.prompts, self.prompt = _distinct(columns.turns("prompt").take(pa.array(first_row)).to_pylist())
-        texts: list[Any] = [None] * len(first)
+        self.prompts, self.prompt = _distinct(_messages(columns.turns("prompt").take(pa.array(first_row))))
+        texts: list[Messages] = [()] * len(first)
         for number, column in enumerate(turns):
             of_side = np.flatnonzero(side == number)
-            for row, value in zip(of_side.tolist(), column.take(pa.array(first_row[of_side])).to_pylist(), strict=True):
+            for row, value in zip(of_side.tolist(), _messages(column.take(pa.array(first_row[of_side]))), strict=True):
                 texts[row] = value
         self.responses, self.response = _distinct(texts)
 
 
-def _distinct(values: Sequence[Sequence[Mapping[str, str]]]) -> tuple[list[Messages], Integers]:
+def _messages(turns: pa.Array) -> list[Messages]:
+    """Return the messages of each row of a column of turns, in a tenth of the time of `to_pylist`."""
+    flat, ends = turns.flatten(), turns.offsets.to_pylist()
+    every = list(zip(*(flat.field(name).to_pylist() for name in ("role", "content")), strict=True))
+    begin = ends[0]
+    return [tuple(every[first - begin : last - begin]) for first, last in pairwise(ends)]
+
+
+def _distinct(values: Sequence[Messages]) -> tuple[list[Messages], Integers]:
     """Return distinct messages in order of appearance, and the number of each value."""
     numbers: dict[Messages, int] = {}
-    number = [
-        numbers.setdefault(tuple((turn["role"], turn["content"]) for turn in value), len(numbers)) for value in values
-    ]
+    number = [numbers.setdefault(value, len(numbers)) for value in values]
     return list(numbers), np.array(number, dtype=np.int64)
 
 

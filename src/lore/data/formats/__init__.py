@@ -24,6 +24,7 @@ from lore.errors import ConfigError, DataError
 
 Columns = Mapping[str, str | None]
 
+_RATED = frozenset({"ratings", "unpaired"})
 _FIELDS = ("user_id", "prompt", "chosen", "rejected", "completion", "response", "rating", "label")
 _WINNERS = ("winner", "choice", "preference", "selected")  # columns that say which of two sides won
 
@@ -90,9 +91,11 @@ def load_with_issues(
     if format is not None and format not in FORMATS:
         raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
     _require_encoding(encoding)
-    if not columns and format is None and isinstance(source, str | Path) and is_table(Path(source)):
+    if not columns and isinstance(source, str | Path) and is_table(Path(source)):
         table = load_table(Path(source))
-        return LoadResult(table, [], "comparisons" if table.ratings is None else "ratings")
+        stored: FormatName = "comparisons" if table.ratings is None else "ratings"
+        if format in (None, stored):
+            return LoadResult(table, [], stored)
     with _uncollected():
         plain_comparisons = _read_columns(source, format, columns) if encoding is None else None
     if plain_comparisons is not None:
@@ -116,7 +119,7 @@ def load_with_issues(
 def _require_encoding(encoding: str | None) -> None:
     try:
         "".encode(encoding or UTF_8)
-    except LookupError:
+    except (LookupError, ValueError):
         raise ConfigError(f"`encoding` must be one that Python knows, such as latin-1, got {encoding!r}") from None
 
 
@@ -173,8 +176,8 @@ class _RowReader:
             raise DataError("PRISM is read from its folder; pass the folder that holds conversations.jsonl")
         names = dict.fromkeys(name for _, record in sample for name in record)
         self._refuse_half_mapped(names)
-        mapped = {**names, **dict.fromkeys(self._columns)}
-        export = export_of(format_name, names) if "chosen" not in self._columns else None
+        mapped = {name: None for name in names if name not in self._columns.values()} | dict.fromkeys(self._columns)
+        export = self._export(format_name, names)
         quiet = IssueLog(self._builder.origin)
         seen = [row.record for row in self._rows(sample, export, RowContext(quiet))]
         self._require_columns(seen, names)
@@ -182,17 +185,31 @@ class _RowReader:
             format_name = judgement_of(mapped)
             if format_name is None:
                 raise DataError(_not_understood(self._source, names))
+        self._refuse_names_of_columns(seen, names)
         context = RowContext(self._issues, is_untyped(self._source), turn_readers(seen))
         parse = parsers(self._builder)
+        rated = _mostly_rated(seen) if export is not None else None
         for row in self._rows(chain(sample, records), export, context):
             judgement = judgement_of(row.record) if export is not None else format_name
             try:
                 if judgement is None:
                     raise _unjudged(row)
+                if rated is not None and (judgement in _RATED) is not rated:
+                    kinds = ("comparisons", "ratings or thumbs")
+                    row.warn(f"{kinds[not rated]} where most rows are {kinds[rated]}", "they are left out")
+                    continue
                 parse[judgement](row)
             except SkipRow:
                 continue
         return format_name if export is None else export[0]
+
+    def _export(self, format_name: FormatName | None, names: Mapping[str, Any]) -> tuple[FormatName, Export] | None:
+        """Return the export format; None where the columns of plain judgements are named."""
+        export = export_of(format_name, names)
+        if export is None or format_name is not None:
+            return export
+        sides = {"chosen", "rejected"} | ({"left", "right"} if export[0] == "arena" else set())
+        return None if sides & self._columns.keys() else export
 
     def _rows(
         self, records: Iterable[Record], export: tuple[FormatName, Export] | None, context: RowContext
@@ -205,10 +222,10 @@ class _RowReader:
             except SkipRow:
                 continue
             for one in judgements:
-                yield row.with_record(self._renamed(one) if self._columns else one)
+                yield row.with_record(self._renamed(one, record) if self._columns else one)
 
-    def _renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record with the mapped columns under the names of our fields."""
+    def _renamed(self, record: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record with the mapped columns as our fields; some may stand in the raw record only."""
         renamed = {
             name: value
             for name, value in record.items()
@@ -217,7 +234,7 @@ class _RowReader:
         for field, column in self._columns.items():
             if column is None:
                 renamed[field] = ALL_USERS
-            elif (value := _value(record, column)) is not _ABSENT:
+            elif (value := _value(record, column)) is not _ABSENT or (value := _value(raw, column)) is not _ABSENT:
                 renamed[field] = value
         for side in ("left", "right"):
             if side in self._columns and renamed.get("winner") == self._columns[side]:
@@ -236,6 +253,24 @@ class _RowReader:
                     f'`columns={{"winner": "{winner}"}}` instead, or drop the column'
                 )
 
+    def _refuse_names_of_columns(self, records: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> None:
+        """Refuse sides that are names of other columns, and a winner that contradicts them."""
+        if {"left", "right"} & self._columns.keys():
+            return
+        for side in ("chosen", "rejected"):
+            values = [value for record in records if isinstance(value := record.get(side), str) and value]
+            if values and all(value in names for value in values):
+                raise DataError(
+                    f"{_name(self._source)}: `{side}` holds names of columns, such as {values[0]!r}, instead of texts; "
+                    'name the sides `columns={"left": ...}`, `columns={"right": ...}` and the '
+                    'winner `columns={"winner": "chosen"}`'
+                )
+        if any(record.get("winner") == "rejected" for record in records if "chosen" in record):
+            raise DataError(
+                f"{_name(self._source)}: `winner` is 'rejected' in some rows, against what `chosen` says; "
+                'name the sides `columns={"left": "chosen"}` and `columns={"right": "rejected"}`'
+            )
+
     def _require_columns(self, records: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> None:
         for field, column in self._columns.items():
             if column is not None and records and not any(field in record for record in records):
@@ -246,6 +281,12 @@ class _RowReader:
 
 
 _ABSENT = object()
+
+
+def _mostly_rated(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if more rows are ratings or thumbs than are comparisons."""
+    kinds = [judgement_of(record) for record in records]
+    return sum(kind in _RATED for kind in kinds) > sum(kind is not None and kind not in _RATED for kind in kinds)
 
 
 def _value(record: Mapping[str, Any], column: str) -> Any:

@@ -7,6 +7,7 @@ label is the name of the winner: of the column `left` or `right`, which must be 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lore.data.formats.judgements import by_rank
 from lore.data.formats.rows import Row
 
 _USERS, _STATUS, _RESPONSES = ".responses.users", ".responses.status", ".responses"
@@ -23,28 +24,49 @@ def rows(row: Row) -> Iterator[dict[str, Any]]:
     record = row.record
     questions = [str(name).removesuffix(_USERS) for name in record if str(name).endswith(_USERS)]
     shared = {name: value for name, value in record.items() if ".responses" not in str(name)}
+    judging = [name for name in questions if any(_kind(row, value) for value in _values(row, name))]
+    if len(judging) > 1:
+        raise row.fail(f"several questions judge one record ({', '.join(judging)})", "keep the columns of one")
     for question in questions:
-        values, users, statuses = (record.get(question + ending) or [] for ending in (_RESPONSES, _USERS, _STATUS))
-        if not all(isinstance(parallel, list) for parallel in (values, users, statuses)):
-            raise row.fail(
-                f"`{question}` has responses, users or statuses that are no lists", "export the records again"
-            )
-        statuses = statuses or ["submitted"] * len(values)
-        for value, user, status in zip(values, users, statuses, strict=False):
-            if status == "submitted":
-                yield shared | {"user_id": user} | _judgement(row, question, value)
+        values, users = _values(row, question), record[question + _USERS] or []
+        statuses = record.get(question + _STATUS) or ["submitted"] * len(values)
+        if not isinstance(users, list) or not isinstance(statuses, list):
+            raise row.fail(f"users or statuses of `{question}` are no lists", "export the records again")
+        if not len(values) == len(users) == len(statuses):
+            raise row.fail(f"`{question}` has not as many users and statuses as responses", "export the records again")
+        for value, user, status in zip(values, users, statuses, strict=True):
+            if status != "submitted":
+                row.warn(f"responses that are {status!r:.20}", "they are left out")
+                continue
+            kind = _kind(row, value)
+            if kind is None:
+                row.warn("answers that are no ranking, rating or label of the columns", "they are left out")
+            elif kind == "ranked":
+                ranks = [float(one["rank"]) for one in value]
+                for ranked in by_rank(row, ranks, [record[one["value"]] for one in value]):
+                    yield shared | {"user_id": user} | ranked
+            else:
+                yield shared | {"user_id": user, kind: value}
 
 
-def _judgement(row: Row, question: str, value: Any) -> dict[str, Any]:
+def _values(row: Row, question: str) -> list[Any]:
+    values = row.record.get(question + _RESPONSES) or []
+    if not isinstance(values, list):
+        raise row.fail(f"the responses of `{question}` are no list", "export the records again")
+    return values
+
+
+def _kind(row: Row, value: Any) -> str | None:
+    """Return the field that an answer fills: a ranking, a rating, or a label that names a column; else None."""
     if isinstance(value, list):
-        ranks = [(one["rank"], one["value"]) for one in value if isinstance(one, Mapping) and one.keys() >= _KEYS]
-        if len(ranks) == len(value) and all(name in row.record for _, name in ranks):
-            return {"responses": [row.record[name] for _, name in sorted(ranks, key=lambda one: one[0])]}
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return {"rating": value}
-    elif isinstance(value, str):
-        return {"winner": value}
-    raise row.fail(f"`{question}` is neither a ranking of fields, nor a rating, nor a label", "leave the question out")
-
-
-_KEYS = frozenset({"rank", "value"})
+        ranking = value and all(
+            isinstance(one, Mapping)
+            and isinstance(one.get("rank"), int | float)
+            and isinstance(one.get("value"), str)
+            and one["value"] in row.record
+            for one in value
+        )
+        return "ranked" if ranking else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "rating"
+    return "winner" if isinstance(value, str) and value in row.record else None

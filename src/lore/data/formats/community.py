@@ -19,7 +19,7 @@ def rows(row: Row) -> Iterator[dict[str, Any]]:
         prompt, preferred = (record.get(f"{turn}_turn_{name}") for name in ("prompt", "preferred_response"))
         if not prompt or not preferred:
             return
-        letter = str(preferred).strip().lower()[-1]
+        letter = str(preferred).strip().lower()[-1:]
         responses = {letter: record.get(f"{turn}_turn_response_{letter}") for letter in _LETTERS}
         if responses.get(letter) is None:
             raise row.fail(f"`{turn}_turn_preferred_response` is {preferred!r}", "name one of the four responses")

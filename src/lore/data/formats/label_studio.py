@@ -8,6 +8,7 @@ from typing import Any
 
 from lore.data.formats.rows import Row
 
+_READ = ("pairwise", "rating")
 SIGNS = (frozenset({"data", "annotations"}),)
 
 
@@ -22,9 +23,16 @@ def rows(row: Row) -> Iterator[dict[str, Any]]:
         user = by.get("id", by.get("email")) if isinstance(by, Mapping) else by
         shared = {"timestamp": annotation.get("created_at"), **data, "user_id": data.get("user_id", user)}
         one = row.with_record(annotation)
-        for result in one.mappings("result"):
+        results = one.mappings("result")
+        if len({str(result.get("from_name")) for result in results if result.get("type") in _READ}) > 1:
+            raise row.fail("several questions are answered for one task", "export the project with one of them")
+        for result in results:
             value = one.with_record(result).mapping("value")
             if result.get("type") == "pairwise":
                 yield shared | {"winner": value.get("selected")}
             elif result.get("type") == "rating":
                 yield shared | {"rating": value.get("rating")}
+            else:
+                row.warn(f"results of type {result.get('type')!r:.30}", "they are left out")
+        if not results:
+            row.warn("annotations without a result", "they are left out")

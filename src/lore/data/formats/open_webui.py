@@ -15,7 +15,7 @@ def rows(row: Row) -> Iterator[dict[str, Any]]:
     """Yield a comparison with every sibling, or a row of `unpaired`."""
     record = row.record
     data, meta = row.mapping("data"), row.mapping("meta")
-    rating = str(data.get("rating"))
+    rating = str(data.get("rating")).removesuffix(".0")
     if rating not in ("1", "-1"):
         row.warn("feedback without a rating of 1 or -1", "it is left out")
         return

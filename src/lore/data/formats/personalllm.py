@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +32,20 @@ MODELS = (
 )  # in the order of the published reward tensor
 RESPONSES = 8
 
+_JUDGES = frozenset({"user_id", "user", "winner", "choice", "preference", "preferred", "label"})
 _SCORE = re.compile(r"response_(\d+)_(.+)")
 _RESPONSE = re.compile(r"response_(\d+)")
 
 
+def is_scored(names: Iterable[Any]) -> bool:
+    """Return True if columns hold scores of responses, and none says who judged or which response won."""
+    columns = set(map(str, names))
+    return any(map(_SCORE.fullmatch, columns)) and not columns & _JUDGES
+
+
 def parse(row: Row, builder: PreferencesBuilder) -> None:
     """Add one rating for every score that is there; a missing score (null or NaN) is noted and left out."""
-    prompt = row.messages("prompt", "user")
-    rows = {
-        match[1]: builder.row(prompt, row.messages(name, "assistant"))
-        for name in row.record
-        if (match := _RESPONSE.fullmatch(name))
-    }
-    extra = {name: value for name, value in row.record.items() if not name.startswith(("response_", "prompt"))}
+    prompt, scores = row.messages("prompt", "user"), list[tuple[str, str, float]]()
     for name, score in row.record.items():
         match = _SCORE.fullmatch(name)
         if match is None:
@@ -51,7 +53,18 @@ def parse(row: Row, builder: PreferencesBuilder) -> None:
         if score is None or score != score:
             row.warn("missing score", "the response is left out for this scorer")
             continue
-        builder.rate(match[2], rows[match[1]], row.number(name, None, -float("inf"), float("inf")), row.row_ref)
+        row.required(f"response_{match[1]}")
+        scores.append((match[1], match[2], row.number(name, None, -float("inf"), float("inf"))))
+    scored_numbers = {number for number, _, _ in scores}
+    responses = {
+        match[1]: row.messages(name, "assistant")
+        for name in row.record
+        if (match := _RESPONSE.fullmatch(name)) and match[1] in scored_numbers
+    }
+    rows = {number: builder.row(prompt, response) for number, response in responses.items()}
+    extra = {name: value for name, value in row.record.items() if not name.startswith(("response_", "prompt"))}
+    for number, scorer, rating in scores:
+        builder.rate(scorer, rows[number], rating, row.row_ref)
         builder.keep(extra)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,14 @@ Record = tuple[RowRef, dict[str, Any]]
 _Reader = Callable[[SourceFile, SourceLocations, IssueLog, str], Iterator[Record]]
 
 _DELIMITERS = ",;\t|"
-_TEXTS = ("prompt", "chosen", "rejected", "completion", "response", "user_id")  # empty cells of these are empty texts
+_TEXTS = ("prompt", "chosen", "rejected", "completion", "response", "user_id")
+_EXCEL = re.compile(r'"?sep=(.)"?')  # a first line that Excel writes
+_QUOTED = re.compile(r'"[^"]*"')
 _BESIDE = 3  # plain values beside the rows of a document: a version, a name, a count
-_FIELDS = frozenset({*_TEXTS, "group", "question", "instruction", "history", "conversation_id"})  # of one row
+_TURN = frozenset({"role", "from"})
+_FIELDS = frozenset(  # of one row
+    {*_TEXTS, "group", "question", "instruction", "history", "conversation_id", "responses", "answers", "messages"}
+)
 
 
 def read_records(source: Any, origin: SourceLocations, issues: IssueLog, encoding: str = UTF_8) -> Iterator[Record]:
@@ -46,7 +52,9 @@ def read_records(source: Any, origin: SourceLocations, issues: IssueLog, encodin
             yield from _READERS[file.kind](file, origin, issues, encoding)
         except UnicodeDecodeError:
             raise DataError(file.undecodable(encoding)) from None
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
+        except UnicodeError as error:
+            raise DataError(f"{file.name}: not {encoding} ({first_line(error)}); name its `encoding`") from None
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
             raise DataError(f"{file.name}: cannot be read ({reason}); check the path and its rights") from None
 
@@ -103,7 +111,7 @@ def _only_list(document: Any) -> list[Any] | None:
     lists = [value for value in document.values() if isinstance(value, list | dict) and value]
     if len(lists) != 1 or not isinstance(lists[0], list) or len(document) - 1 > _BESIDE or _FIELDS & document.keys():
         return None
-    return lists[0] if all(isinstance(row, dict) and "role" not in row for row in lists[0]) else None
+    return lists[0] if all(isinstance(row, dict) and not _TURN & row.keys() for row in lists[0]) else None
 
 
 def _from_list(file: SourceFile, rows: list[Any], origin: SourceLocations, issues: IssueLog) -> Iterator[Record]:
@@ -142,10 +150,11 @@ def _from_csv(file: SourceFile, origin: SourceLocations, issues: IssueLog, encod
     csv.field_size_limit(sys.maxsize)
     with file.open_text(encoding) as lines:
         delimiter = _delimiter(file, encoding)
-        reader = csv.reader(lines, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            names = [name.strip() for name in next(reader, [])]
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
+            header = next((cells for cells in reader if any(cells) and not _EXCEL.fullmatch(delimiter.join(cells))), [])
+            names = [name.strip() for name in header]
+            if repeated := sorted({name for name in names if name and names.count(name) > 1}):
                 raise DataError(f"{file.name}: column {repeated[0]!r} stands twice; give each its own name")
             for cells in reader:
                 if not cells:
@@ -158,9 +167,9 @@ def _from_csv(file: SourceFile, origin: SourceLocations, issues: IssueLog, encod
                         "quote fields that hold commas or line breaks",
                     )
                     continue
-                # CSV has no null: an empty cell is an empty text where a text belongs, and is absent elsewhere.
                 record = dict(zip(names, cells, strict=True))
-                yield row_ref, {name: value for name, value in record.items() if value != "" or name in _TEXTS}
+                record.pop("", None)  # what a spreadsheet leaves behind the last column
+                yield row_ref, record
         except csv.Error as error:
             raise DataError(
                 f"{file.name}, line {reader.line_num}: not valid CSV ({error}); quote fields that hold commas or line "
@@ -173,8 +182,10 @@ def _delimiter(file: SourceFile, encoding: str) -> str:
     if file.kind == ".tsv":
         return "\t"
     with file.open_text(encoding) as lines:
-        header = lines.readline()
-    return max(_DELIMITERS, key=header.count)
+        header = next((line for line in lines if line.strip()), "")
+    if excel := _EXCEL.fullmatch(header.strip()):
+        return excel[1]
+    return max(_DELIMITERS, key=_QUOTED.sub("", header).count)
 
 
 def _from_parquet(file: SourceFile, origin: SourceLocations, issues: IssueLog, encoding: str) -> Iterator[Record]:

@@ -79,7 +79,10 @@ def export_of(format_name: FormatName | None, names: Mapping[str, Any]) -> tuple
 
 def judgement_of(names: Mapping[str, Any]) -> FormatName | None:
     """Return the format of single judgements that some columns are known by; None if there is none."""
-    return next((name for name, signs in _JUDGEMENTS.items() if signs <= names.keys()), None)
+    recognized = next((name for name, signs in _JUDGEMENTS.items() if signs <= names.keys()), None)
+    if recognized == "personalllm" and not personalllm.is_scored(names):
+        return None
+    return recognized
 
 
 def parsers(builder: PreferencesBuilder) -> dict[FormatName, Callable[[Row], None]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
 from lore.data.issues import IssueLog, RowRef
 from lore.data.messages import TOOL_CALLS, Content, MessageFault, compact_messages, parse_messages, without_prompt
 
@@ -16,6 +18,7 @@ ReadTurns = Callable[[str], "list[dict[str, Any]] | None"]
 MAX_CHARACTERS = 1_000_000  # of a text
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _IDENTIFIERS = (str, int, float)
+_MOST_BITS = 3_400
 _EXACT = 2**53  # whole numbers beyond it are not exact as floats
 _WHOLE = re.compile(r"-?\d+\.0+")
 _EXPONENT = re.compile(r"-?\d\.\d+[eE]\+?\d+")
@@ -74,6 +77,11 @@ class Row:
         if self.record[name] is None:
             raise self.fail(f"null in `{name}`", "fill it in or drop the row")
         return self.record[name]
+
+    def optional(self, name: str) -> Any:
+        """Return the value of a field, None where it is absent; an empty cell of CSV, which has no null, is absent."""
+        value = self.record.get(name)
+        return None if value == "" and self._context.untyped else value
 
     def taken(self, *names: str) -> tuple[list[Any], dict[str, Any]]:
         """Return the values of required fields, and the record without them."""
@@ -137,6 +145,8 @@ class Row:
                     "write long ids as texts, from the source",
                 )
             value = int(value)
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise self.fail(f"`{name}` is a number of more than a thousand digits", "use a shorter id")
         if not str(value).strip():
             raise self.fail(f"empty `{name}`", "fill it in or drop the row")
         if isinstance(value, str) and self._context.untyped and _WHOLE.fullmatch(value):
@@ -145,7 +155,7 @@ class Row:
 
     def number(self, name: str, default: float | None, low: float, high: float) -> float:
         """Return a finite number within bounds; `default` where the field is absent or null, unless that is None."""
-        value = self.record.get(name)
+        value = self.optional(name)
         if value is None and default is not None:
             return default
         value = self.required(name)
@@ -195,7 +205,7 @@ class Row:
     def prompt(self) -> Content:
         """Return the prompt as messages or a text; `()` if there is none, or an empty one."""
         value = self.record.get("prompt")
-        if value is None or (not isinstance(value, bool | int | float) and len(value) == 0):
+        if value is None or (isinstance(value, str | list | tuple | np.ndarray) and len(value) == 0):
             return ()
         return self.messages("prompt", "user") or ()
 
@@ -209,13 +219,14 @@ class Row:
 
     def group(self) -> str | None:
         """Return the explicit group, or None."""
-        return self.identifier("group") if self.record.get("group") is not None else None
+        return self.identifier("group") if self.optional("group") is not None else None
 
     def extra(self, read: frozenset[str]) -> dict[str, Any]:
         """Return the columns that are not in `read`."""
         if self.record.keys() <= read:
             return {}
-        return {name: value for name, value in self.record.items() if name not in read}
+        extra = {name: value for name, value in self.record.items() if name not in read}
+        return {name: value for name, value in extra.items() if value != ""} if self._context.untyped else extra
 
 
 class ComparisonIds:
@@ -230,7 +241,7 @@ class ComparisonIds:
         Raises:
             SkipRow: a row before had the same one and another content.
         """
-        if row.record.get("comparison_id") is None:
+        if row.optional("comparison_id") is None:
             return None
         comparison_id = row.identifier("comparison_id")
         digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -240,5 +251,5 @@ class ComparisonIds:
 
 
 def _kind(value: Any) -> str:
-    names = {list: "list", dict: "JSON object", bool: "boolean", int: "number", float: "number"}
+    names = {type(None): "null", list: "list", dict: "JSON object", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), type(value).__name__)

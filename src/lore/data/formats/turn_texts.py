@@ -12,8 +12,9 @@ SAMPLE = 1_000  # rows that are looked at first
 _SHARE = 0.9  # of the texts of a column that must spell turns
 _NAMES = ("prompt", "chosen", "rejected", "completion", "response", "responses", "left", "right")
 _TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]*")
+_UNSPLIT = re.compile(r"^(Human|Assistant):", re.MULTILINE)
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_BETWEEN = re.compile(r"\}\s+\{")  # how numpy prints lists of objects
+_BETWEEN = re.compile(r"\}\n\s*\{(?=['\"])")  # how numpy prints lists of objects
 
 SUSPICIOUS = r"^\s*(\[\s*\{|Human:)"  # how such texts begin
 
@@ -53,6 +54,8 @@ def transcript_turns(text: str) -> list[dict[str, Any]] | None:
     """Return the turns of a transcript; None if a text is not one."""
     _, *parts = _TRANSCRIPT.split(text.lstrip())
     if not parts or not text.lstrip().startswith(("Human:", "Assistant:")) or parts[0] != "Human":
+        return None
+    if any(_UNSPLIT.search(text) for text in parts[1::2]):  # turns that are set apart otherwise
         return None
     contents = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": _ROLES[who], "content": text.strip()} for who, text in contents]
