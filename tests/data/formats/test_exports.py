@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_formats_builders import choices
 from lore.data.formats import load, load_with_issues
 from lore.data.formats.names import ExportFormat
 from lore.data.preferences import Preferences
+from lore.data.table import save_table
 from lore.errors import DataError
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -69,6 +71,17 @@ def test_ratings_are_those_that_the_export_means(name: str) -> None:
 
 def said(preferences: Preferences, row: int) -> str:
     return preferences.conversation(row)[1][0][1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_an_export_says_is_the_same_as_one_table_and_as_rows_of_that(name: str, tmp_path: Path) -> None:
+    preferences = load(EXPORTS / name, columns=ALL[name][0])
+    save_table(preferences, tmp_path / "table.parquet")
+    again = load(tmp_path / "table.parquet")
+    assert (again.fingerprint(), again.extra) == (preferences.fingerprint(), preferences.extra)
+    rows = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    if preferences.ratings is None:
+        assert choices(load(rows)) == choices(preferences)
 
 
 @pytest.mark.parametrize("name", [name for name, (columns, _) in ALL.items() if "user_id" in columns])
