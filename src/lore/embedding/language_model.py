@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _GPU_BATCH, _CPU_BATCH = 16_384, 2_048  # tokens; a CPU is busy with few, and more leave its cache
 _LONGEST = 4_096  # tokens, where the model allows more and nothing was chosen
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a vector, relative to its length
+_POOLING_NAMES = {"last": "last token", "response": "mean over the response"}  # in fingerprints
 _PROBES: tuple[Conversation, ...] = (
     ((("user", "What is two and two?"),), (("assistant", "Four."),)),
     ((("user", "What is two and two?"),), (("assistant", "It is four, as anyone who counts to it will find."),)),
@@ -45,8 +46,9 @@ class LanguageModel:
     """A transformer that reads whole conversations through its chat template.
 
     The vector of a conversation is the hidden state after the final norm at its last attended token, or the mean of
-    them. A reward model's head is the `reference`. Loading it runs a probe: head times vector must be the model's own
-    score, and a vector must not depend on what is encoded beside it; a model that fails is refused.
+    them over all tokens or those of the response; with `layer`, of the states after that layer. A reward model's head
+    is the `reference`. Loading it runs a probe: head times vector must be the model's own score, and a vector must not
+    depend on what is encoded beside it; a model that fails is refused.
 
     Responses to one prompt share the prompt's key-value cache, where the model is causal, attends to everything before
     and passes the probe that way.
@@ -56,12 +58,15 @@ class LanguageModel:
         self._name, self._options = name, options
         self._pooling = options.pooling or "last"
         if self._pooling == "first":
-            raise EncoderError(f"encoder {name!r} reads from left to right; `pooling` must be 'last' or 'mean'")
+            raise EncoderError(
+                f"encoder {name!r} reads from left to right; `pooling` must be 'last', 'mean' or 'response'"
+            )
         self._model, tokenizer, missing = _loaded(name, options, is_reward_model=is_reward_model)
         self._head = self._found_head(missing) if is_reward_model else None
-        if self._head is not None and self._pooling != "last":
+        if self._head is not None and (self._pooling != "last" or options.layer is not None):
             raise EncoderError(
-                f"encoder {name!r} scores its last token; `pooling` must be 'last', got {self._pooling!r}"
+                f"encoder {name!r} scores its last token after its last layer; `pooling` must be 'last', got "
+                f"{self._pooling!r}, and `layer` is of models without a head"
             )
         self._chat = ChatTokens(tokenizer, name)
         config = self._model.config.get_text_config()
@@ -72,6 +77,8 @@ class LanguageModel:
         self.reference: Tensor | None = None if self._head is None else self._head.weight
         self.fingerprint = self._fingerprint()
         self._base = self._model.base_model if is_reward_model else self._model
+        if options.layer is not None:
+            _cut_layers(self._base, options.layer, name)
         self._preamble = self._preamble_length()
         self._shares = False
         self._probe()
@@ -95,11 +102,12 @@ class LanguageModel:
             "weights": content_hash(path) or str(getattr(self._model.config, "_commit_hash", None)),
             "tokenizer": tokenizer_hash(tokenizer),
             "template": short_hash(str(tokenizer.chat_template)),
-            "pooling": f"{self._pooling} token" if self._pooling == "last" else self._pooling,
+            "pooling": _POOLING_NAMES.get(self._pooling, self._pooling),
             "max_length": self._limit.tokens,
             "on_long": self._limit.truncation,  # the name in all stores since the first
             "dtype": str(self._dtype).removeprefix("torch."),
             "storage": self._options.storage,
+            **({} if self._options.layer is None else {"layer": self._options.layer}),
             **library_versions(),
         }
 
@@ -122,25 +130,26 @@ class LanguageModel:
 
     def _probe(self) -> None:
         tokens = self._chat.of(_PROBES)
+        begins = self._begins(_PROBES, tokens, tokens)
         self._check_beginning(tokens[0])
-        alone = torch.cat([self._encoded_batch([row]) for row in tokens])
+        alone = torch.cat([self._encoded_batch([row], [begin]) for row, begin in zip(tokens, begins, strict=True)])
         if self._head is not None:
             self._check_head(self._head, tokens[0], alone[0])
-        if not self._alike(alone, self._encoded_batch(tokens)):
+        if not self._alike(alone, self._encoded_batch(tokens, begins)):
             raise EncoderError(
                 f"encoder {self._name!r} fails its probe: a vector depends on what is encoded beside it; "
                 "its implementation does not mask padding; use another encoder"
             )
         if self._options.device_map is None and can_pack(self._base):
             pack(self._base)
-            if not self._alike(alone, self._encoded_batch(tokens)):
+            if not self._alike(alone, self._encoded_batch(tokens, begins)):
                 raise EncoderError(
                     f"encoder {self._name!r} fails its probe: its layers give other vectors through oneDNN; use another"
                     " `dtype`, such as bfloat16"
                 )
         if self._options.share_prompts and _caches_everything(self._base, tokens[0], self._device):
             shared = min(common(tokens[0], tokens[1]), len(tokens[0]) - 1, len(tokens[1]) - 1)
-            self._shares = shared > 0 and self._alike(alone[:2], self._encoded_group(tokens[:2], shared))
+            self._shares = shared > 0 and self._alike(alone[:2], self._encoded_group(tokens[:2], begins[:2], shared))
         if self._options.share_prompts and not self._shares:
             _log.warning("encoder %r does not allow responses to share a prompt; each is encoded whole", self._name)
 
@@ -185,34 +194,52 @@ class LanguageModel:
 
     def encode(self, conversations: Sequence[Conversation]) -> Encoded:
         """One vector a conversation, in order; zeros for one that was dropped."""
-        fitted = self.tokens(conversations)
-        return Encoded(self._encoded(fitted.tokens).to(torch_dtype(self._options.storage)), fitted.status)
+        whole = self._chat.of(conversations)
+        fitted = self._limit.fit(whole, self._chat.tokenizer.bos_token_id)
+        begins = self._begins(conversations, whole, fitted.tokens)
+        return Encoded(self._encoded(fitted.tokens, begins).to(torch_dtype(self._options.storage)), fitted.status)
+
+    def _begins(
+        self, conversations: Sequence[Conversation], whole: Sequence[list[int]], fitted: Sequence[list[int]]
+    ) -> list[int]:
+        """Return the first token that is averaged over, in the tokens that were left by the limit."""
+        if self._pooling != "response":
+            return [0] * len(fitted)
+        begins = self._chat.begins(conversations, whole)
+        if self._limit.truncation == "left":
+            begins = [begin - len(row) + len(rest) for begin, row, rest in zip(begins, whole, fitted, strict=True)]
+        # Where nothing of the response is left, its last token stands for it.
+        return [max(min(begin, len(rest) - 1), 0) for begin, rest in zip(begins, fitted, strict=True)]
 
     def _grouped(self, tokens: Sequence[list[int]]) -> tuple[list[Group], list[int]]:
         if self._shares:
             return groups(tokens, self._preamble)
         return [], [row for row in range(len(tokens)) if tokens[row]]
 
-    def _encoded(self, tokens: Sequence[list[int]]) -> Tensor:
+    def _encoded(self, tokens: Sequence[list[int]], begins: Sequence[int]) -> Tensor:
         vectors = torch.zeros(len(tokens), self.dim)
         shared, alone = self._grouped(tokens)
         for batch in batches([len(tokens[row]) for row in alone], self._batch_tokens):
             rows = [alone[row] for row in batch]
-            vectors[rows] = self._encoded_batch([tokens[row] for row in rows])
+            vectors[rows] = self._encoded_batch([tokens[row] for row in rows], [begins[row] for row in rows])
         for group in shared:
-            vectors[group.rows] = self._encoded_group([tokens[row] for row in group.rows], group.shared)
+            rows = group.rows
+            vectors[rows] = self._encoded_group(
+                [tokens[row] for row in rows], [begins[row] for row in rows], group.shared
+            )
         return vectors
 
-    def _encoded_batch(self, tokens: Sequence[list[int]]) -> Tensor:
-        """Vectors `[batch, dim]` of whole conversations."""
+    def _encoded_batch(self, tokens: Sequence[list[int]], begins: Sequence[int]) -> Tensor:
+        """Vectors `[batch, dim]` of whole conversations, whose averages begin at some token each."""
         batch = Padded.of(tokens, self._device)
         with torch.inference_mode():
             hidden = self._base(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
-        if self._pooling == "mean":
-            return ((hidden * batch.mask[:, :, None]).sum(1).float() / batch.mask.sum(1, keepdim=True)).cpu()
-        return _at_last(hidden, batch.mask)
+        if self._pooling == "last":
+            return _at_last(hidden, batch.mask)
+        total, count = _summed(hidden, batch.mask, begins)
+        return (total / count).cpu()
 
-    def _encoded_group(self, tokens: Sequence[list[int]], shared: int) -> Tensor:
+    def _encoded_group(self, tokens: Sequence[list[int]], begins: Sequence[int], shared: int) -> Tensor:
         """Vectors `[rows, dim]` of conversations whose first tokens, `shared` of them, are read once."""
         prefix = torch.tensor([tokens[0][:shared]], device=self._device)
         vectors = torch.empty(len(tokens), self.dim)
@@ -228,12 +255,36 @@ class LanguageModel:
                 hidden = self._base(
                     input_ids=batch.ids, attention_mask=mask, cache=cache, use_cache=True
                 ).last_hidden_state
-                if self._pooling == "mean":
-                    total = first.last_hidden_state.sum(1) + (hidden * batch.mask[:, :, None]).sum(1)
-                    vectors[rows] = (total.float() / mask.sum(1, keepdim=True)).cpu()
-                else:
+                if self._pooling == "last":
                     vectors[rows] = _at_last(hidden, batch.mask)
+                    continue
+                total, count = _summed(hidden, batch.mask, [begins[row] - shared for row in rows])
+                before = first.last_hidden_state[0].float()
+                for position, row in enumerate(rows):  # a prompt that is averaged over, or responses that begin alike
+                    if begins[row] < shared:
+                        total[position] += before[begins[row] :].sum(0)
+                        count[position] += shared - begins[row]
+                vectors[rows] = (total / count).cpu()
         return vectors
+
+
+def _summed(hidden: Tensor, mask: Tensor, begins: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return sums of hidden states `[batch, tokens, dim]` from a token on, and over how many, `[batch, 1]`."""
+    position = torch.arange(hidden.shape[1], device=hidden.device)
+    averaged = mask * (position >= torch.tensor(begins, device=hidden.device)[:, None])
+    return (hidden * averaged[:, :, None]).sum(1).float(), averaged.sum(1, keepdim=True)
+
+
+def _cut_layers(base: Any, layer: int, name: str) -> None:
+    """Remove the layers after one, and the norm after the last."""
+    layers = getattr(base, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList) or not hasattr(base, "norm"):
+        raise EncoderError(f"encoder {name!r} does not show its layers; leave `layer` out")
+    if layer > len(layers):
+        raise EncoderError(f"encoder {name!r} has {len(layers)} layers, got `layer` {layer}; lower it")
+    base.layers = layers[:layer]
+    base.norm = torch.nn.Identity()
+    base.config.get_text_config().num_hidden_layers = layer
 
 
 def _at_last(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from lore.errors import ConfigError
 
-Pooling = Literal["last", "mean", "first"]
+Pooling = Literal["last", "mean", "first", "response"]
 Truncation = Literal["error", "drop", "left", "right"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
@@ -20,7 +20,10 @@ class EncoderOptions:
     """Choices of how conversations are encoded; None leaves one to the encoder.
 
     Attributes:
-        pooling: which hidden states make the vector: that of the last token, their mean, or that of the first token.
+        pooling: which hidden states make the vector: that of the last token, their mean, that of the first token, or
+            the mean over the response's tokens, which have read the prompt.
+        layer: of a language model, after which the hidden states are taken, as they are there; those after it are not
+            computed. After the last one and its norm by default.
         max_length: tokens of a conversation at most; the model's own limit by default.
         truncation: what happens to a longer one: "error" refuses it, "drop" leaves out its comparisons, "left" and
             "right" cut that end.
@@ -33,6 +36,7 @@ class EncoderOptions:
     """
 
     pooling: Pooling | None = None
+    layer: int | None = None
     max_length: int | None = None
     truncation: Truncation | None = None
     dtype: DtypeName | None = None
@@ -52,7 +56,7 @@ class EncoderOptions:
             value = getattr(self, name)
             if value not in get_args(kind) and (value is not None or name == "storage"):
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")
-        for name, minimum in (("max_length", 8), ("batch_tokens", 1)):
+        for name, minimum in (("max_length", 8), ("batch_tokens", 1), ("layer", 1)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < minimum):
                 raise ConfigError(f"`{name}` must be a whole number of {minimum} or more, got {value!r}")

@@ -67,6 +67,10 @@ class SentenceEncoder:
         usual = _MINILM_TOKENS if name == "minilm" else maximum
         self._limit = LengthLimit.of(name, options, maximum=maximum, usual=usual, truncation="right")
         self._pooling: Pooling = options.pooling or _published_pooling(Path(where))
+        if self._pooling == "response" or options.layer is not None:
+            raise EncoderError(
+                f"encoder {name!r} reads texts by themselves; `layer` and `pooling` 'response' are of language models"
+            )
         self._options = options
         self._hidden = int(config.hidden_size)
         self.dim = 2 * self._hidden + 1

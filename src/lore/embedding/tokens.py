@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lore.data.messages import TOOL_CALLS, Messages, for_template
+from lore.embedding.batches import common
 from lore.embedding.options import EncoderOptions, Truncation
 from lore.errors import EncoderError, first_line
 
@@ -101,17 +102,21 @@ class ChatTokens:
 
     def of(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Return the tokens of each conversation."""
-        import jinja2
-
         if not conversations:
             return []
+        return self._rendered([self._turns((*prompt, *response)) for prompt, response in conversations])
+
+    def _rendered(self, turns: list[list[dict[str, Any]]], **choices: Any) -> list[list[int]]:
+        import jinja2
+
         try:
             # Templates that write today's date would give another vector every day.
             tokens: list[list[int]] = self.tokenizer.apply_chat_template(
-                [self._turns((*prompt, *response)) for prompt, response in conversations],
+                turns,
                 return_dict=False,
                 sanitize_control_tokens=True,
                 date_string="26 Jul 2024",
+                **choices,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             reason = first_line(error)
@@ -120,6 +125,20 @@ class ChatTokens:
                 "order of turns that it takes, or a template that takes these"
             ) from None
         return tokens
+
+    def begins(self, conversations: Sequence[Conversation], tokens: Sequence[list[int]]) -> list[int]:
+        """Return where the response begins in the tokens of each conversation: after what its prompt alone gives.
+
+        A conversation without a prompt begins with its response.
+        """
+        prompts: dict[Messages, list[int]] = {prompt: [] for prompt, _ in conversations if prompt}
+        if prompts:
+            rendered = self._rendered([self._turns(prompt) for prompt in prompts], add_generation_prompt=True)
+            prompts = dict(zip(prompts, rendered, strict=True))
+        return [
+            common(prompts[prompt], row) if prompt else 0
+            for (prompt, _), row in zip(conversations, tokens, strict=True)
+        ]
 
     def _turns(self, messages: Messages) -> list[dict[str, Any]]:
         called = any(role == TOOL_CALLS for role, _ in messages)
