@@ -178,6 +178,13 @@ def test_a_template_that_refuses_calls_reads_them_as_text() -> None:
     assert "weather" in tokenizer.decode(ChatTokens(tokenizer, "tiny").of([CALLED])[0])
 
 
+def test_a_template_may_begin_every_turn_with_the_token_that_begins_a_text(tmp_path: Path) -> None:
+    """So do those of ChatML whose `<|im_start|>` is that token."""
+    turns = "{% for turn in messages %}{{ bos_token }}{{ turn.role }} {{ turn.content }}<|end|>{% endfor %}"
+    encoder = load_encoder(str(tiny_models.save(tmp_path, "causal", template=turns)))
+    assert encoder.encode([conversation("x", "y")]).vectors.norm() > 0
+
+
 def test_a_conversation_that_the_template_refuses_is_named_with_its_reason(tmp_path: Path) -> None:
     strict = (
         "{% for turn in messages %}{% if turn.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"

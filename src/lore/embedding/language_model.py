@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import logging
 import os
 import sys
@@ -159,10 +160,11 @@ class LanguageModel:
 
     def _check_beginning(self, tokens: list[int]) -> None:
         begin, end = (getattr(self._chat.tokenizer, f"{side}_token_id", None) for side in ("bos", "eos"))
-        if begin is not None and begin != end and tokens.count(begin) > 1:
+        times = len(tokens) - len(list(itertools.dropwhile(begin.__eq__, tokens)))  # some begin every turn with it
+        if begin is not None and begin != end and times > 1:
             raise EncoderError(
-                f"encoder {self._name!r} fails its probe: its chat template begins a text {tokens.count(begin)} times; "
-                "mend the template"
+                f"encoder {self._name!r} fails its probe: its chat template begins a text {times} times; mend the "
+                "template"
             )
 
     def _check_head(self, head: _Head, tokens: list[int], vector: Tensor) -> None:
