@@ -184,6 +184,21 @@ def test_rows_without_a_prompt_and_ids_of_nothing_are_said() -> None:
     assert "'nan'" in issues["user ids that look like missing values"].message
 
 
+def test_turns_of_a_user_inside_a_response_are_said() -> None:
+    turns = {name: [{"role": "user", "content": name}, {"role": "assistant", "content": "x"}] for name in ("a", "b")}
+    loaded = load_with_issues([ROW | {"chosen": turns["a"], "rejected": turns["b"]}])
+    assert [issue.kind for issue in loaded.issues] == ["a response begins with a user's turn"]
+    ends = [{"role": "assistant", "content": "x"}, {"role": "user", "content": "thanks"}]
+    loaded = load_with_issues([ROW | {"chosen": ends, "rejected": ends[:1]}])
+    assert [issue.kind for issue in loaded.issues] == ["a response ends with a user's turn"]
+
+
+def test_a_file_of_prism_is_asked_for_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "conversations.jsonl").write_text('{"user_id": "u", "conversation_history": []}')
+    with pytest.raises(DataError, match="pass the folder"):
+        load(tmp_path / "conversations.jsonl")
+
+
 def test_transcripts_that_are_set_apart_otherwise_stay_texts() -> None:
     text = "Human: hi\nAssistant: yo"
     preferences = load([ROW | {"prompt": None, "chosen": text, "rejected": text + "!"}])

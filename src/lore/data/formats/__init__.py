@@ -315,6 +315,8 @@ def _likely(column: str, names: Iterable[Any]) -> str:
 
 def _not_understood(source: Any, names: Mapping[str, Any]) -> str:
     listed = ", ".join(map(str, names)) or "none"
+    if "conversation_history" in names:
+        return f"{_name(source)}: PRISM's conversations; pass the folder that holds the file"
     close = {field: _likely(field, names) for field in _FIELDS if field not in names}
     meant = [f"{field}{likely}" for field, likely in close.items() if likely]
     missing = f"; not there: {', '.join(meant)}" if meant else ""

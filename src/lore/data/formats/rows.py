@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from lore.data.issues import IssueLog, RowRef
-from lore.data.messages import TOOL_CALLS, Content, MessageFault, compact_messages, parse_messages, without_prompt
+from lore.data.messages import (
+    TOOL_CALLS,
+    Content,
+    MessageFault,
+    as_messages,
+    compact_messages,
+    parse_messages,
+    without_prompt,
+)
 
 Record = Mapping[str, Any]
 ReadTurns = Callable[[str], "list[dict[str, Any]] | None"]
@@ -212,9 +220,15 @@ class Row:
     def conversation(self, sides: Sequence[Content]) -> tuple[Content, list[Content]]:
         """Return the prompt, and responses that do not repeat it."""
         explicit = self.prompt()
+        if all(isinstance(side, str) for side in sides):
+            return explicit, list(sides)
         prompt, answers = without_prompt(explicit, sides)
-        if explicit != () and list(sides) != answers:
+        whole, rest = ([as_messages(side, "assistant") for side in both] for both in (sides, answers))
+        if explicit != () and whole != rest:
             self.warn("the responses begin with the prompt", "it is read once")
+        for end, position in (("begins", 0), ("ends", -1)):
+            if any(not isinstance(side, str) and side[position][0] == "user" for side in answers):
+                self.warn(f"a response {end} with a user's turn", "it is read as part of the response")
         return prompt, [side if isinstance(side, str) else compact_messages(side, "assistant") for side in answers]
 
     def group(self) -> str | None:
