@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny_models
 from builders import Write, small_rows
 from cli_builders import ROW, SMALL, Command
 from lore import cli, load
@@ -190,3 +191,17 @@ def test_ties_are_counted_apart_in_the_report(lore: Command, jsonl: Write, tmp_p
     with_ties = report["without_ties"]["pooled"] * (1 - report["ties"]) + report["ties"] / 2
     assert with_ties == pytest.approx(chosen["accuracy"], abs=0.03)
     assert "are ties, which count as half right" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_encoders_side_by_side_train_and_serve_a_run(lore: Command, jsonl: Write, tmp_path: Path) -> None:
+    sentence = tiny_models.save(tmp_path / "sentence", "sentence")
+    causal = tiny_models.save(tmp_path / "causal", "causal")
+    run, encoder = tmp_path / "run", ["--encoder", f"{sentence}+{causal}"]
+    choices = ["--encoding", "pooling=response", "--encoding", "layer=1", "--family", "gaussian"]
+    code, _, err = lore("train", jsonl(small_rows()), "--out", run, *encoder, *choices)
+    assert code == 0, err
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"prompt": "Hi", "candidates": ["apple bread", "cloud"]}))
+    code, out, err = lore("rerank", run, request, "--user", "u0")
+    assert code == 0, err
+    assert len(json.loads(out)["results"]) == 2

@@ -46,8 +46,8 @@ class _Head:
 class LanguageModel:
     """A transformer that reads whole conversations through its chat template.
 
-    The vector of a conversation is the hidden state after the final norm at its last attended token, or the mean of
-    them over all tokens or those of the response; with `layer`, of the states after that layer. A reward model's head
+    The vector of a conversation is the hidden state after the final norm at its last attended token. It can be the mean
+    over all tokens or over those of the response, and `layer` takes the states after that layer. A reward model's head
     is the `reference`. Loading it runs a probe: head times vector must be the model's own score, and a vector must not
     depend on what is encoded beside it; a model that fails is refused.
 

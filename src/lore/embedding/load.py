@@ -21,7 +21,8 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
 
     Args:
         name: "minilm"; the id (`id@revision`) or folder of a reward model, a causal language model or a sentence
-            encoder; a `.gguf` file; or a `.safetensors`, `.npy` or `.parquet` file of vectors.
+            encoder; a `.gguf` file; several of these with `+` between them, side by side; or a `.safetensors`, `.npy`
+            or `.parquet` file of vectors.
         options: how it encodes.
         preferences: the table whose conversations the vectors in a file belong to.
 
@@ -30,6 +31,8 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
         MissingExtra: the packages for it are not installed.
     """
     options = options or EncoderOptions()
+    if "+" in name and not Path(name).exists():
+        return _load_blocks(name, options)
     if Path(name).suffix in _VECTOR_FILES and not Path(name).is_dir():
         if preferences is None:
             raise EncoderError(
@@ -59,6 +62,23 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return LanguageModel(name, options, is_reward_model=False)
     return SentenceEncoder(name, options)
+
+
+def _load_blocks(name: str, options: EncoderOptions) -> Encoder:
+    """Load encoders side by side, such as "minilm+model.gguf"."""
+    from lore.embedding.blocks import BlockEncoder, sentence_options
+
+    names = name.split("+")
+    if not all(names) or any(Path(one).suffix in _VECTOR_FILES for one in names):
+        raise EncoderError(f"{name}: encoders side by side are names with + between them, and no files of vectors")
+    blocks = [load_encoder(one, sentence_options(options) if _reads_sentences(one) else options) for one in names]
+    return BlockEncoder(name, blocks, options)
+
+
+def _reads_sentences(name: str) -> bool:
+    return name == "minilm" or not _architecture(name).endswith(
+        ("ForSequenceClassification", "ForCausalLM", "LMHeadModel")
+    )
 
 
 def _architecture(name: str) -> str:

@@ -1,0 +1,80 @@
+"""Several encoders side by side: the vectors of all, of equal mean square, as one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lore.embedding.encoder import Encoded, Encoder, Fingerprint
+from lore.embedding.options import EncoderOptions, torch_dtype
+from lore.embedding.tokens import DROPPED, Conversation
+
+# What the scales are measured on: they depend on no data.
+_TEXTS: tuple[tuple[str, str], ...] = (
+    ("What is two and two?", "Four."),
+    ("How do I make tea?", "Boil water, pour it over the leaves, and wait for three minutes."),
+    ("Is it safe to swim after eating?", "Yes; a short rest is more comfortable, but nothing bad happens."),
+    ("Tell me a joke.", "I would tell you one about time travel, but you did not like it."),
+    ("Write a haiku about rain.", "Soft rain on the roof\nthe garden drinks in silence\nmorning smells of earth"),
+    ("Which phone should I buy?", "That depends on what you need: a good camera, a long battery life, or a low price?"),
+    ("My friend is angry with me.", "I am sorry to hear that. Have you asked what hurt them?"),
+    ("Translate 'good night' into French.", "Bonne nuit"),
+)
+
+
+class BlockEncoder:
+    """Encoders whose vectors stand side by side.
+
+    Each block is scaled once, so that its numbers vary as much over a few fixed texts as those of
+    the first: then no block counts for more in principal components by its units alone.
+    """
+
+    def __init__(self, name: str, encoders: Sequence[Encoder], options: EncoderOptions) -> None:
+        """Put encoders side by side.
+
+        Args:
+            name: of the whole, such as "minilm+model.gguf".
+            encoders: two or more.
+            options: of which only `storage` is read.
+        """
+        self._encoders, self._storage = list(encoders), torch_dtype(options.storage)
+        probes = [((("user", prompt),), (("assistant", response),)) for prompt, response in _TEXTS]
+        spreads = [_spread(encoder.encode(probes).vectors) for encoder in self._encoders]
+        self._scales = [spreads[0] / spread for spread in spreads]
+        self.dim = sum(encoder.dim for encoder in self._encoders)
+        self.reference = self._joined_reference()
+        self.fingerprint: Fingerprint = {"encoder": name, "storage": options.storage}
+        for number, encoder in enumerate(self._encoders, start=1):
+            self.fingerprint |= {f"block {number}, {key}": value for key, value in encoder.fingerprint.items()}
+
+    def encode(self, conversations: Sequence[Conversation]) -> Encoded:
+        """One vector a conversation, in order; zeros for one that a block dropped."""
+        blocks = [encoder.encode(conversations) for encoder in self._encoders]
+        scaled = [block.vectors.float() * scale for block, scale in zip(blocks, self._scales, strict=True)]
+        status = torch.stack([block.status for block in blocks]).amax(0)
+        vectors = torch.cat(scaled, dim=1) * (status != DROPPED)[:, None]
+        return Encoded(vectors.to(self._storage), status)
+
+    def _joined_reference(self) -> Tensor | None:
+        """Return the head of the only block that has one, so that it gives that block's own score; else None."""
+        heads = [encoder.reference for encoder in self._encoders]
+        if sum(head is not None for head in heads) != 1:
+            return None
+        return torch.cat(
+            [
+                torch.zeros(encoder.dim) if head is None else head.float() / scale
+                for encoder, head, scale in zip(self._encoders, heads, self._scales, strict=True)
+            ]
+        )
+
+
+def sentence_options(options: EncoderOptions) -> EncoderOptions:
+    """Return the options of a block that is a sentence encoder: those of language models are not for it."""
+    return replace(options, storage="float32", pooling=None, layer=None, max_length=None, dtype=None, truncation=None)
+
+
+def _spread(vectors: Tensor) -> float:
+    """Return the standard deviation of numbers around the mean of each, over all numbers of a vector."""
+    centered = vectors.float() - vectors.float().mean(0)
+    return float(centered.pow(2).mean().sqrt().clamp(min=1e-12))
