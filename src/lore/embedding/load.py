@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lore.embedding.encoder import Encoder
 from lore.embedding.options import EncoderOptions
+from lore.embedding.packaged import PACKAGED, installed_file
 from lore.errors import EncoderError, MissingExtra, first_line
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     """Load the encoder of a name.
 
     Args:
-        name: "minilm"; the id (`id@revision`) or folder of a reward model, a causal language model or a sentence
-            encoder; a `.gguf` file; several of these with `+` between them, side by side; or a `.safetensors`, `.npy`
-            or `.parquet` file of vectors.
+        name: "minilm"; "smollm2" (`lore download smollm2`); the id (`id@revision`) or folder of a reward model, a
+            causal language model or a sentence encoder; a `.gguf` file; several of these with `+` between them, side by
+            side; or a `.safetensors`, `.npy` or `.parquet` file of vectors.
         options: how it encodes.
         preferences: the table whose conversations the vectors in a file belong to.
 
@@ -56,6 +57,9 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
         return SentenceEncoder(name, options)
     from lore.embedding.language_model import LanguageModel
 
+    if name in PACKAGED:
+        return LanguageModel(str(installed_file(name)), PACKAGED[name].options(options), is_reward_model=False)
+
     architecture = _architecture(name)
     if architecture.endswith("ForSequenceClassification"):
         return LanguageModel(name, options, is_reward_model=True)
@@ -76,9 +80,9 @@ def _load_blocks(name: str, options: EncoderOptions) -> Encoder:
 
 
 def _reads_sentences(name: str) -> bool:
-    return name == "minilm" or not _architecture(name).endswith(
-        ("ForSequenceClassification", "ForCausalLM", "LMHeadModel")
-    )
+    if name == "minilm" or name in PACKAGED:
+        return name == "minilm"
+    return not _architecture(name).endswith(("ForSequenceClassification", "ForCausalLM", "LMHeadModel"))
 
 
 def _architecture(name: str) -> str:

