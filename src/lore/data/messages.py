@@ -225,7 +225,8 @@ def text_of(messages: Messages) -> str:
 
 def folded(text: str) -> str:
     """Return a text without differences of case, white space and Unicode form (NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    normal = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(normal.casefold().split())
 
 
 def compact_messages(messages: Messages, role: str) -> Content:

@@ -1,5 +1,6 @@
 """`lore check` and `lore convert`: what is in a file, and the same as one table."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ def check(
     from lore.runs.readiness import check_for_training
 
     loaded = columns.load(data)
+    gc.freeze()  # the table lives to the end, and need not be walked again and again
     report = check_for_training(loaded)
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=2))
