@@ -46,15 +46,11 @@ def _of_users(
     wins = np.bincount(preferences.user[taken & counted], minlength=users)
     chance = binom.sf(wins - 1, counts, 0.5)
     surely = (false_discovery_control(chance) <= _FALSE_DISCOVERIES) & (wins >= _NEARLY_ALWAYS * counts) & (counts > 0)
-    if not surely.any():
-        return []
-    count = int(surely.sum())
-    shown = ", ".join(repr(preferences.users[number]) for number in np.flatnonzero(surely)[:3])
-    message = (
-        f"{preferences.origin.describe([], 0)}: {count} of {users} users chose {what} in at least 90 % of their "
-        f"comparisons ({shown}), surely more often than by chance; a habit is learned as a taste: look at their answers"
+    does = (
+        f"of {users} users chose {what} in at least 90 % of their comparisons, surely more often than by chance; a "
+        "habit is learned as a taste: look at their answers"
     )
-    return [DataIssue(f"users who always choose {what}", False, message, count)]
+    return _issue(preferences, surely, f"users who always choose {what}", does)
 
 
 def _too_quick(preferences: Preferences, length: Integers) -> list[DataIssue]:
@@ -74,12 +70,18 @@ def _too_quick(preferences: Preferences, length: Integers) -> list[DataIssue]:
     counts = np.bincount(user[1:][of_one], minlength=users)
     fast = np.bincount(user[1:][of_one & quick & (passed > 0)], minlength=users)
     hasty = (fast > counts / 2) & (counts >= _CHOICES)
-    if not hasty.any():
-        return []
-    count = int(hasty.sum())
-    shown = ", ".join(repr(preferences.users[number]) for number in np.flatnonzero(hasty)[:3])
-    message = (
-        f"{preferences.origin.describe([], 0)}: {count} users chose faster, most of the time, than four quick readers "
-        f"read ({shown}; above {_CHARACTERS_A_SECOND:.0f} characters a second); their choices may be clicks"
+    does = (
+        "users chose faster, most of the time, than four quick readers read (above "
+        f"{_CHARACTERS_A_SECOND:.0f} characters a second); their choices may be clicks"
     )
-    return [DataIssue("users who answer too quickly", False, message, count)]
+    return _issue(preferences, hasty, "users who answer too quickly", does)
+
+
+def _issue(preferences: Preferences, concerned: NDArray[np.bool_], kind: str, does: str) -> list[DataIssue]:
+    """Return the finding about the users concerned, `[users]`, with the first of them; none if there is none."""
+    if not concerned.any():
+        return []
+    count = int(concerned.sum())
+    shown = ", ".join(repr(preferences.users[number]) for number in np.flatnonzero(concerned)[:3])
+    message = f"{preferences.origin.describe([], 0)}: {count} {does} ({shown})"
+    return [DataIssue(kind, False, message, count)]
