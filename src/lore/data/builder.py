@@ -167,11 +167,10 @@ class PreferencesBuilder:
         would tell what was chosen in test.
         """
         conversations = np.arange(len(self._prompts))
-        rows = set(zip(self._prompt_of, self._response_of, strict=True))
+        histories = [(content, number) for content, number in self._prompts.items() if not isinstance(content, str)]
+        rows = set(zip(self._prompt_of, self._response_of, strict=True)) if any(histories) else set()
         edges = []
-        for content, number in self._prompts.items():
-            if isinstance(content, str):
-                continue
+        for content, number in histories:
             for turn, (role, reply) in enumerate(content):
                 earlier = self._prompts.get(compact_messages(content[:turn], "user")) if role == "assistant" else None
                 if earlier is not None and (earlier, self._responses.get(reply)) in rows:

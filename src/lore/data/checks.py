@@ -80,11 +80,8 @@ def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_
         to_split: whether it must do for a split into seen and unseen users and groups, as `lore train` makes it.
     """
     if not len(preferences) and any(issue.fatal for issue in row_issues):
-        return CheckReport(
-            _counts(preferences, _lengths(preferences)), sorted(row_issues, key=lambda issue: not issue.fatal)
-        )
-    lengths = _lengths(preferences)
-    counts = _counts(preferences, lengths)
+        return CheckReport(_counts(preferences), sorted(row_issues, key=lambda issue: not issue.fatal))
+    counts = _counts(preferences)
     issues = [*row_issues, *(_too_few(preferences) if to_split else [])]
     # In the order of what they may do to the result: what gives answers away, what is no taste, what counts twice.
     if preferences.ratings is None:
@@ -94,12 +91,12 @@ def check(preferences: Preferences, row_issues: Sequence[DataIssue] = (), *, to_
     issues += ids_of_nothing(preferences)
     if preferences.ratings is None:
         issues += users_who_are_one(preferences, counts.disagreement)
-        issues += habits(preferences, lengths)
+        issues += habits(preferences)
         issues += _mixed_languages(preferences)
         issues += _pair_issues(preferences)
     else:
         issues += _rating_issues(preferences)
-    issues += _common_issues(preferences)
+    issues += _common_issues(preferences, counts)
     return CheckReport(counts, sorted(issues, key=lambda issue: not issue.fatal))
 
 
@@ -141,7 +138,7 @@ def _usable(preferences: Preferences) -> Integers:
     return (preferences.chosen != preferences.rejected) & (preferences.weight > 0)
 
 
-def _counts(preferences: Preferences, lengths: Integers) -> Counts:
+def _counts(preferences: Preferences) -> Counts:
     ratings = preferences.ratings
     user = preferences.user if ratings is None else ratings.user
     per_user = np.bincount(user, minlength=len(preferences.users)) if len(user) else np.zeros(1)
@@ -154,26 +151,23 @@ def _counts(preferences: Preferences, lengths: Integers) -> Counts:
         conversations=preferences.rows,
         groups=len(np.unique(preferences.row_group)),
         per_user=np.quantile(per_user, [0, 0.25, 0.5, 0.75, 1]).tolist(),
-        empty_responses=len(_empty_rows(preferences)),
-        longer_chosen=_longer_chosen(preferences, lengths),
+        empty_responses=_empty_responses(preferences),
+        longer_chosen=_longer_chosen(preferences),
         disagreement=_disagreement(preferences) if ratings is None else _rating_disagreement(preferences),
     )
 
 
-def _empty_rows(preferences: Preferences) -> Integers:
-    empty = np.array([not text_of(turns).strip() for turns in preferences.responses], dtype=bool)
-    return np.flatnonzero(empty[preferences.row_response]) if len(empty) else np.zeros(0, dtype=np.int64)
+def _empty_responses(preferences: Preferences) -> int:
+    """Return the number of conversations whose response is empty."""
+    empties = (not text_of(turns).strip() for turns in preferences.responses)
+    empty = np.fromiter(empties, dtype=bool, count=len(preferences.responses))
+    return int(empty[preferences.row_response].sum())
 
 
-def _lengths(preferences: Preferences) -> Integers:
-    """Return the characters of each response, `[responses]`."""
-    return np.array([len(text_of(turns)) for turns in preferences.responses], dtype=np.int64)
-
-
-def _longer_chosen(preferences: Preferences, lengths: Integers) -> float | None:
+def _longer_chosen(preferences: Preferences) -> float | None:
     if preferences.ratings is not None or len(preferences) == 0:
         return None
-    length = lengths[preferences.row_response]
+    length = preferences.response_lengths[preferences.row_response]
     difference = length[preferences.chosen] - length[preferences.rejected]
     return float(np.mean(1 + np.sign(difference) * np.sign(preferences.label - 0.5)) / 2)
 
@@ -297,7 +291,7 @@ def _mixed_languages(preferences: Preferences) -> list[DataIssue]:
     return _note(preferences, "responses in different languages", preferences.row_ref[shown[mixed]], remedy)
 
 
-def _common_issues(preferences: Preferences) -> list[DataIssue]:
+def _common_issues(preferences: Preferences, counts: Counts) -> list[DataIssue]:
     ratings = preferences.ratings
     user = preferences.user if ratings is None else ratings.user
     issues = []
@@ -308,7 +302,7 @@ def _common_issues(preferences: Preferences) -> list[DataIssue]:
     if few := int((np.bincount(user, minlength=len(preferences.users)) < 2).sum()):
         message = f"{few} users have fewer than two comparisons; they are kept, and take part where they can"
         issues.append(DataIssue("users with fewer than two comparisons", False, message, few))
-    if empty := len(_empty_rows(preferences)):
+    if empty := counts.empty_responses:
         message = f"{empty} conversations have an empty response; they are kept"
         issues.append(DataIssue("empty responses", False, message, empty))
     return issues

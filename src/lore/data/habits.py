@@ -16,16 +16,11 @@ _CHOICES = 5  # of a user, with times, before a pace is judged
 _PAUSE = 600.0  # seconds between choices that are not spent on reading
 
 
-def habits(preferences: Preferences, lengths: Integers) -> list[DataIssue]:
-    """Users who nearly always choose one side or the longer response, and users who answer faster than one can read.
-
-    Args:
-        preferences: comparisons.
-        lengths: characters of each response, `[responses]`.
-    """
+def habits(preferences: Preferences) -> list[DataIssue]:
+    """Users who nearly always choose one side or the longer response, and users who answer faster than one can read."""
     if not len(preferences):
         return []
-    length = lengths[preferences.row_response]
+    length = preferences.response_lengths[preferences.row_response]
     difference = (length[preferences.chosen] - length[preferences.rejected]) * np.sign(preferences.label - 0.5)
     longer = _of_users(preferences, difference > 0, difference != 0, "the longer response")
     sides: list[DataIssue] = []

@@ -26,17 +26,16 @@ def form_leaks(preferences: Preferences) -> list[DataIssue]:
     """
     if len(preferences) == 0:
         return []
-    texts = [text_of(turns) for turns in preferences.responses]
     shown = np.linspace(0, len(preferences) - 1, min(len(preferences), SAMPLE)).astype(np.int64)
     decided = (preferences.chosen[shown] != preferences.rejected[shown]) & (preferences.label[shown] != 1 / 2)
     numbers = [preferences.row_response[rows[shown[decided]]].tolist() for rows in preferences.preferred()]
-    sides = [[texts[number] for number in side] for side in numbers]
+    sides = [[text_of(preferences.responses[number]) for number in side] for side in numbers]
     if min(len(set(side)) for side in sides) < _DISTINCT:
         return []
     where = preferences.origin.describe([], 0)
-    roles = [tuple(role for role, _ in turns) for turns in preferences.responses]
+    roles = [[tuple(role for role, _ in preferences.responses[number]) for number in side] for side in numbers]
     return [
-        *_role_leaks(where, [[roles[number] for number in side] for side in numbers]),
+        *_role_leaks(where, roles),
         *_affix_leaks(where, sides, "begins with", lambda text, length: text[:length]),
         *_affix_leaks(where, sides, "ends with", lambda text, length: text[-length:]),
         *_leak(where, sides, "begins or ends with white space", lambda text: text != text.strip()),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lore.data.issues import SourceLocations
-from lore.data.messages import Messages, conversation_key
+from lore.data.messages import Messages, conversation_key, text_of
 from lore.errors import ConfigError, DataError
 from lore.exports import compact_repr
 
@@ -106,6 +106,12 @@ class Preferences:
     def conversation(self, row: int) -> tuple[Messages, Messages]:
         """Prompt and response of a row."""
         return self.prompts[self.row_prompt[row]], self.responses[self.row_response[row]]
+
+    @cached_property
+    def response_lengths(self) -> Integers:
+        """Characters of each response, `[responses]`."""
+        lengths = (len(text_of(turns)) for turns in self.responses)
+        return np.fromiter(lengths, dtype=np.int64, count=len(self.responses))
 
     def conversation_keys(self) -> list[bytes]:
         """Return `conversation_key` of every row; each text is hashed once."""

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lore.data.messages import folded, text_of
+from lore.data.messages import Messages, folded, text_of
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings
 from lore.embedding.tokens import DROPPED
@@ -91,8 +92,6 @@ class Pairs:
             StoreError: a conversation has not been embedded.
         """
         rows = embeddings.rows(preferences)
-        texts = [text_of(messages) for messages in preferences.responses]
-        lengths = torch.tensor([len(text) for text in texts])
         row_response = torch.from_numpy(preferences.row_response)
         vectors, position = _gather_table(embeddings.vectors, rows)
         size = len(vectors)
@@ -105,8 +104,8 @@ class Pairs:
             label=torch.from_numpy(preferences.label).float(),
             users=tuple(preferences.users),
             group=_scatter_rows(torch.from_numpy(preferences.row_group), position, size),
-            response=_scatter_rows(_variants(texts)[row_response], position, size),
-            length=_scatter_rows(lengths[row_response].float(), position, size),
+            response=_scatter_rows(_variants(preferences.responses)[row_response], position, size),
+            length=_scatter_rows(torch.from_numpy(preferences.response_lengths)[row_response].float(), position, size),
             comparison=torch.arange(len(preferences)),
         )
         dropped = _scatter_rows(embeddings.status[rows] == DROPPED, position, size)
@@ -316,10 +315,17 @@ def _gather_table(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return vectors[rows], torch.arange(len(rows))
 
 
-def _variants(texts: Sequence[str]) -> Tensor:
-    """Return a number for each text, `[texts]`, equal for those that differ in case, white space and Unicode form."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(folded(text), len(numbers)) for text in texts], dtype=torch.long)
+def _variants(responses: Sequence[Messages]) -> Tensor:
+    """Return a number for each response, equal where texts differ in case, white space and Unicode form alone.
+
+    Millions of folded texts do not fit into memory beside the texts themselves: compared are 64-bit hashes, of which
+    two among 2 million are equal by chance once in 10 million tables.
+    """
+    hashes = (hash(folded(text_of(messages))) for messages in responses)
+    _, first, number = np.unique(
+        np.fromiter(hashes, dtype=np.int64, count=len(responses)), return_index=True, return_inverse=True
+    )
+    return torch.from_numpy(first[number])
 
 
 def _scatter_rows(values: Tensor, position: Tensor, size: int) -> Tensor:
