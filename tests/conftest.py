@@ -17,6 +17,12 @@ from builders import HashEncoder, Write, random_pairs
 from lore.pairs.table import Pairs
 
 
+@pytest.fixture(autouse=True, scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that tests unpack stays on the machine."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Small problems are faster on one thread, and the same on every machine."""

@@ -91,6 +91,23 @@ def test_a_gguf_file_gives_the_vectors_of_the_model_it_was_made_from(tmp_path: P
     assert encoder.fingerprint["weights"] != whole.fingerprint["weights"]
 
 
+def test_a_gguf_file_is_unpacked_once_where_that_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    path = tiny_models.save_gguf(tmp_path / "model.gguf")
+    first = load_encoder(str(path))
+    unpacked = list((tmp_path / "cache" / "lore").iterdir())
+    assert [folder.name.split("-")[0] for folder in unpacked] == ["model"]
+    monkeypatch.setattr("lore.embedding.gguf._unpack", None)  # is not called again
+    second = load_encoder(str(path))
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "file"))
+    direct = load_encoder(str(path))
+    for other in (second, direct):
+        assert torch.equal(first.encode(CONVERSATIONS).vectors, other.encode(CONVERSATIONS).vectors)
+        assert first.fingerprint == other.fingerprint
+
+
 def test_shared_prompts_are_read_once_and_said(language_model: Path) -> None:
     encoder = load_encoder(str(language_model))
     tokens = encoder.tokens(CONVERSATIONS).tokens

@@ -17,6 +17,7 @@ from torch import Tensor
 from lore.embedding.batches import Group, Padded, batches, common, groups
 from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, short_hash, tokenizer_hash
+from lore.embedding.gguf import unpacked
 from lore.embedding.onednn import can_pack, pack
 from lore.embedding.options import EncoderOptions, torch_dtype
 from lore.embedding.tokens import ChatTokens, Conversation, LengthLimit, TokenizedBatch
@@ -305,26 +306,30 @@ def _caches_everything(base: Any, tokens: list[int], device: torch.device) -> bo
 
 def _loaded(name: str, options: EncoderOptions, *, is_reward_model: bool) -> tuple[Any, Any, list[str]]:
     """Model, tokenizer, and which weights were not in its files."""
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, GgufConfig
 
-    where, gguf = split_name(name)
+    where, which = split_name(name)
     local = int(os.environ.get("LOCAL_RANK", "0"))  # one process a device under `torchrun`
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     dtype = (
         torch_dtype(options.dtype) if options.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
     )
-    arguments: dict[str, Any] = {"dtype": dtype, **gguf}
+    arguments: dict[str, Any] = {"dtype": dtype}
     if options.device_map is not None:
         arguments["device_map"] = options.device_map
     attention = options.attention or _fastest_attention(device, dtype)
     if attention is not None:
         arguments["attn_implementation"] = attention
-    if "gguf_file" not in gguf:
-        arguments["use_safetensors"] = True
     kind: Callable[..., Any] = (AutoModelForSequenceClassification if is_reward_model else AutoModel).from_pretrained
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **gguf)
-        model, info = kind(where, output_loading_info=True, **arguments)
+        if "gguf_file" in which and (folder := unpacked(Path(where, which["gguf_file"]))):
+            where, which = str(folder), {}
+        if "gguf_file" in which:
+            arguments["quantization_config"] = GgufConfig(dequantize=True)  # now, and not at every product
+        else:
+            arguments["use_safetensors"] = True
+        tokenizer = AutoTokenizer.from_pretrained(where, **which)
+        model, info = kind(where, output_loading_info=True, **arguments, **which)
     except (OSError, ValueError, ImportError) as error:
         reason = first_line(error)
         raise EncoderError(f"encoder {name!r} cannot be loaded ({reason}); give a folder, or 'minilm'") from None
