@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lore.embedding.encoder import Encoded, Encoder, Fingerprint
 from lore.embedding.options import EncoderOptions, torch_dtype
+from lore.embedding.precomputed import PrecomputedVectors
 from lore.embedding.tokens import DROPPED, Conversation
 
 # What the scales are measured on: they depend on no data.
@@ -26,8 +27,13 @@ _TEXTS: tuple[tuple[str, str], ...] = (
 class BlockEncoder:
     """Encoders whose vectors stand side by side.
 
-    Each block is scaled once, so that its numbers vary as much over a few fixed texts as those of
-    the first: then no block counts for more in principal components by its units alone.
+    Each block is scaled once, so that its numbers vary as much over a few fixed texts as those of the first: then no
+    block counts for more in principal components by its units alone. A file of vectors is scaled by those it holds.
+
+    Attributes:
+        blocks: the encoders.
+        scales: that the vectors of each are multiplied by.
+        storage: dtype of the joined vectors.
     """
 
     def __init__(self, name: str, encoders: Sequence[Encoder], options: EncoderOptions) -> None:
@@ -38,35 +44,31 @@ class BlockEncoder:
             encoders: two or more.
             options: of which only `storage` is read.
         """
-        self._encoders, self._storage = list(encoders), torch_dtype(options.storage)
-        probes = [((("user", prompt),), (("assistant", response),)) for prompt, response in _TEXTS]
-        spreads = [_spread(encoder.encode(probes).vectors) for encoder in self._encoders]
-        self._scales = [spreads[0] / spread for spread in spreads]
-        self.dim = sum(encoder.dim for encoder in self._encoders)
-        self.reference = self._joined_reference()
+        self.blocks, self.storage = list(encoders), torch_dtype(options.storage)
+        spreads = [_spread(encoder) for encoder in self.blocks]
+        self.scales = [spreads[0] / spread for spread in spreads]
+        self.dim = sum(encoder.dim for encoder in self.blocks)
+        heads, dims = [encoder.reference for encoder in self.blocks], [encoder.dim for encoder in self.blocks]
+        self.reference = joined_reference(heads, self.scales, dims)
         self.fingerprint: Fingerprint = {"encoder": name, "storage": options.storage}
-        for number, encoder in enumerate(self._encoders, start=1):
+        for number, encoder in enumerate(self.blocks, start=1):
             self.fingerprint |= {f"block {number}, {key}": value for key, value in encoder.fingerprint.items()}
 
     def encode(self, conversations: Sequence[Conversation]) -> Encoded:
         """One vector a conversation, in order; zeros for one that a block dropped."""
-        blocks = [encoder.encode(conversations) for encoder in self._encoders]
-        scaled = [block.vectors.float() * scale for block, scale in zip(blocks, self._scales, strict=True)]
+        blocks = [encoder.encode(conversations) for encoder in self.blocks]
+        scaled = [block.vectors.float() * scale for block, scale in zip(blocks, self.scales, strict=True)]
         status = torch.stack([block.status for block in blocks]).amax(0)
         vectors = torch.cat(scaled, dim=1) * (status != DROPPED)[:, None]
-        return Encoded(vectors.to(self._storage), status)
+        return Encoded(vectors.to(self.storage), status)
 
-    def _joined_reference(self) -> Tensor | None:
-        """Return the head of the only block that has one, so that it gives that block's own score; else None."""
-        heads = [encoder.reference for encoder in self._encoders]
-        if sum(head is not None for head in heads) != 1:
-            return None
-        return torch.cat(
-            [
-                torch.zeros(encoder.dim) if head is None else head.float() / scale
-                for encoder, head, scale in zip(self._encoders, heads, self._scales, strict=True)
-            ]
-        )
+
+def joined_reference(heads: Sequence[Tensor | None], scales: Sequence[float], dims: Sequence[int]) -> Tensor | None:
+    """Return the head of the only block that has one, so that it gives that block's own score; else None."""
+    if sum(head is not None for head in heads) != 1:
+        return None
+    parts = zip(heads, scales, dims, strict=True)
+    return torch.cat([torch.zeros(dim) if head is None else head.float() / scale for head, scale, dim in parts])
 
 
 def sentence_options(options: EncoderOptions) -> EncoderOptions:
@@ -74,7 +76,8 @@ def sentence_options(options: EncoderOptions) -> EncoderOptions:
     return replace(options, storage="float32", pooling=None, layer=None, max_length=None, dtype=None, truncation=None)
 
 
-def _spread(vectors: Tensor) -> float:
+def _spread(encoder: Encoder) -> float:
     """Return the standard deviation of numbers around the mean of each, over all numbers of a vector."""
-    centered = vectors.float() - vectors.float().mean(0)
-    return float(centered.pow(2).mean().sqrt().clamp(min=1e-12))
+    probes = [((("user", prompt),), (("assistant", response),)) for prompt, response in _TEXTS]
+    vectors = (encoder.vectors if isinstance(encoder, PrecomputedVectors) else encoder.encode(probes).vectors).float()
+    return float((vectors - vectors.mean(0)).pow(2).mean().sqrt().clamp(min=1e-12))

@@ -39,3 +39,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def library_versions() -> Fingerprint:
     """Return the versions of the libraries that compute vectors."""
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+
+
+def made_alike(first: Fingerprint, second: Fingerprint) -> bool:
+    """Return True if two fingerprints differ at most in versions of libraries and in how vectors are stored."""
+    no_matter = {"storage", *library_versions()}
+    names = (first.keys() | second.keys()) - no_matter
+    return all(first.get(name) == second.get(name) for name in names)

@@ -33,7 +33,7 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     """
     options = options or EncoderOptions()
     if "+" in name and not Path(name).exists():
-        return _load_blocks(name, options)
+        return _load_blocks(name, options, preferences)
     if Path(name).suffix in _VECTOR_FILES and not Path(name).is_dir():
         if preferences is None:
             raise EncoderError(
@@ -68,19 +68,25 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     return SentenceEncoder(name, options)
 
 
-def _load_blocks(name: str, options: EncoderOptions) -> Encoder:
+def _load_blocks(name: str, options: EncoderOptions, preferences: "Preferences | None") -> Encoder:
     """Load encoders side by side, such as "minilm+model.gguf"."""
     from lore.embedding.blocks import BlockEncoder, sentence_options
+    from lore.embedding.sentence import SentenceEncoder
 
     names = name.split("+")
-    if not all(names) or any(Path(one).suffix in _VECTOR_FILES for one in names):
-        raise EncoderError(f"{name}: encoders side by side are names with + between them, and no files of vectors")
-    blocks = [load_encoder(one, sentence_options(options) if _reads_sentences(one) else options) for one in names]
+    if not all(names):
+        raise EncoderError(f"{name}: encoders side by side are names with + between them; name one on each side")
+    blocks = [
+        SentenceEncoder(one, sentence_options(options), difference=True)
+        if _reads_sentences(one)
+        else load_encoder(one, options, preferences)
+        for one in names
+    ]
     return BlockEncoder(name, blocks, options)
 
 
 def _reads_sentences(name: str) -> bool:
-    if name == "minilm" or name in PACKAGED:
+    if name == "minilm" or name in PACKAGED or Path(name).suffix in _VECTOR_FILES:
         return name == "minilm"
     return not _architecture(name).endswith(("ForSequenceClassification", "ForCausalLM", "LMHeadModel"))
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lore.data.preferences import Preferences
+from lore.embedding.block_store import exists, folder_of_block
+from lore.embedding.blocks import BlockEncoder
 from lore.embedding.encoder import Encoder
 from lore.embedding.store import Embeddings
 from lore.embedding.tokens import Conversation, TokenizedBatch
@@ -69,11 +72,22 @@ def _duration(seconds: float) -> str:
 def plan(preferences: Preferences, encoder: Encoder, store: Path | None = None) -> EmbeddingPlan:
     """Predict what embedding the conversations of a table will cost; nothing is written.
 
-    A sample of 32 neighbours, evenly spread, is encoded and timed.
+    A sample of 32 neighbours, evenly spread, is encoded and timed. Of encoders side by side the cost is added up, and
+    a conversation is present if it is in the stores of all.
     """
+    if isinstance(encoder, BlockEncoder):
+        plans = [plan(preferences, block, store) for block in encoder.blocks]
+        return EmbeddingPlan(
+            conversations=plans[0].conversations,
+            present=min(one.present for one in plans),
+            tokens=sum(one.tokens or 0 for one in plans),
+            read=sum(one.read or 0 for one in plans),
+            too_long=max(one.too_long for one in plans),
+            bytes=sum(one.bytes for one in plans),
+            seconds=sum(one.seconds for one in plans),
+        )
     keys = preferences.conversation_keys()
-    there = store is not None and (store / "manifest.json").exists()
-    stored = Embeddings.load(store).find(keys) if there and store is not None else np.full(len(keys), -1)
+    stored = _stored_rows(encoder, store, keys)
     missing = np.flatnonzero(stored < 0)
     missing = missing[np.argsort(preferences.row_prompt[missing], kind="stable")]
     conversations = [preferences.conversation(int(row)) for row in missing]
@@ -99,3 +113,11 @@ def plan(preferences: Preferences, encoder: Encoder, store: Path | None = None) 
         bytes=len(missing) * encoder.dim * size,
         seconds=seconds,
     )
+
+
+def _stored_rows(encoder: Encoder, store: Path | None, keys: Sequence[bytes]) -> NDArray[np.int64]:
+    """Return the row of each key in the store of an encoder; -1 where it is not there."""
+    where = None if store is None else folder_of_block(store, encoder)
+    if where is None or not exists(where):
+        return np.full(len(keys), -1)
+    return Embeddings.load(where).find(keys)

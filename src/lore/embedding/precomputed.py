@@ -28,6 +28,9 @@ class PrecomputedVectors:
     `.npy` and `.safetensors` (key `embeddings`; `reference`, `[dim]`, if there is a head) hold `[conversations, dim]`
     in the order of `lore embed --list`. Parquet holds a column `embedding` of lists of one length, in that order too,
     or beside columns `prompt` and `response` in any order.
+
+    Attributes:
+        vectors: all of the file, `[rows, dim]`.
     """
 
     def __init__(self, path: Path, preferences: Preferences) -> None:
@@ -48,7 +51,7 @@ class PrecomputedVectors:
                 f"{path}: `reference` must be {vectors.shape[1]} numbers, got "
                 f"{tuple(reference.shape)}; write the file again"
             )
-        self._vectors, self._row = vectors, {key: row for row, key in enumerate(keys)}
+        self.vectors, self._row = vectors, {key: row for row, key in enumerate(keys)}
         self.dim = vectors.shape[1]
         self.reference = reference
         self.fingerprint: Fingerprint = {"encoder": path.name, "weights": file_hash(path), "dtype": str(vectors.dtype)}
@@ -62,7 +65,7 @@ class PrecomputedVectors:
         rows = [self._row.get(conversation_key(*conversation), -1) for conversation in conversations]
         if missing := rows.count(-1):
             raise EncoderError(f"{self._path}: has no embedding for {missing} conversations of the data; add them")
-        return Encoded.whole(self._vectors[rows])
+        return Encoded.whole(self.vectors[rows])
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,14 @@ class SentenceEncoder:
     prompt's half does not matter.
     """
 
-    def __init__(self, name: str, options: EncoderOptions) -> None:
+    def __init__(self, name: str, options: EncoderOptions, *, difference: bool = False) -> None:
+        """Load an encoder.
+
+        Args:
+            name: "minilm", an id or a folder.
+            options: how it encodes.
+            difference: whether the vector holds how far response and prompt are apart, number by number, halved.
+        """
         from transformers import AutoModel, AutoTokenizer
 
         where = packaged_minilm() if name == "minilm" else name
@@ -73,13 +80,14 @@ class SentenceEncoder:
             )
         self._options = options
         self._hidden = int(config.hidden_size)
-        self.dim = 2 * self._hidden + 1
+        self._difference = difference
+        self.dim = (3 if difference else 2) * self._hidden + 1
         self.reference: Tensor | None = None
         self.fingerprint: Fingerprint = {
             "encoder": Path(name).name if Path(name).exists() else name,
             "weights": content_hash(Path(where)) or str(getattr(config, "_commit_hash", None)),
             "tokenizer": tokenizer_hash(self._tokenizer),
-            "reads": "response, prompt, length",
+            "reads": f"response, prompt, {'difference, ' if difference else ''}length",
             "pooling": f"{self._pooling}, length 1",
             "max_length": self._limit.tokens,
             "on_long": self._limit.truncation,  # the name in all stores since the first
@@ -106,9 +114,13 @@ class SentenceEncoder:
         fitted = self._fitted(texts)
         row: dict[str | None, int] = {text: index for index, text in enumerate(texts)} | {None: len(texts)}
         index = torch.tensor([[row[text] for text in both] for both in sides], dtype=torch.long).view(-1, 2)
-        pooled = torch.cat([self._vectors(fitted.tokens), torch.zeros(1, self._hidden)])[index].flatten(1) / 2**0.5
+        pooled = torch.cat([self._vectors(fitted.tokens), torch.zeros(1, self._hidden)])[index]
         characters = torch.tensor([len(response) for response, _ in sides], dtype=torch.float32)
-        vectors = torch.cat([pooled, _LENGTH * (characters.log1p() - _USUAL)[:, None]], dim=1)
+        parts = [pooled.flatten(1) / 2**0.5]
+        if self._difference:
+            has_prompt = torch.tensor([[prompt is not None] for _, prompt in sides]).view(-1, 1)
+            parts.append((pooled[:, 0] - pooled[:, 1]).abs() * has_prompt / 2)
+        vectors = torch.cat([*parts, _LENGTH * (characters.log1p() - _USUAL)[:, None]], dim=1)
         status = torch.cat([fitted.status, torch.zeros(1, dtype=torch.uint8)])[index].amax(dim=1)
         vectors[status == DROPPED] = 0
         return Encoded(vectors.to(torch_dtype(self._options.storage)), status)

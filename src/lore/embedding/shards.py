@@ -30,7 +30,7 @@ from lore.errors import DataError, StoreError
 from lore.files import read_json, replacing, write_json
 
 _FORMAT = 2
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _CHECKED = 2**28  # bytes of a shard up to which its checksum is verified whenever it is opened
 _REMEDY = "delete the folder of embeddings and embed again"
 Keys = NDArray[np.bytes_]  # of 16 bytes each
@@ -79,7 +79,7 @@ class StoreFolder:
         """
         with self._locked():
             self._clear_partial()
-            if (self.path / _MANIFEST).exists() and self.manifest()["shards"]:
+            if (self.path / MANIFEST).exists() and self.manifest()["shards"]:
                 self._refuse_other(encoder.fingerprint)
                 return
             if encoder.reference is not None:
@@ -130,7 +130,7 @@ class StoreFolder:
                 return
             parts = [self._opened(shard, verify=True) for shard in shards]
             rows, dim = sum(shard["rows"] for shard in shards), manifest["dim"]
-            with _mapped(self.path, rows, dim, torch_dtype(manifest["dtype"])) as vectors:
+            with mapped(self.path, rows, dim, torch_dtype(manifest["dtype"])) as vectors:
                 row = 0
                 for part in parts:
                     vectors[row : row + len(part.vectors)] = part.vectors
@@ -166,13 +166,13 @@ class StoreFolder:
             process = re.search(r"\.(\d+)\.partial$", path.name)
             if process and not _is_alive(int(process[1])):
                 path.unlink(missing_ok=True)
-        named = {shard["file"] for shard in self.manifest()["shards"]} if (self.path / _MANIFEST).exists() else set()
+        named = {shard["file"] for shard in self.manifest()["shards"]} if (self.path / MANIFEST).exists() else set()
         for path in self.path.glob("shard-*.safetensors"):
             if path.name not in named:
                 path.unlink()
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        write_json(self.path / _MANIFEST, manifest)
+        write_json(self.path / MANIFEST, manifest)
 
     def _refuse_other(self, fingerprint: Fingerprint) -> None:
         stored = self.manifest()["encoder"]
@@ -191,7 +191,7 @@ class StoreFolder:
         Raises:
             StoreError: there is no store, or one of another format.
         """
-        path = self.path / _MANIFEST
+        path = self.path / MANIFEST
         try:
             manifest = read_json(path)
         except DataError:
@@ -248,7 +248,7 @@ class StoreFolder:
 
 
 @contextmanager
-def _mapped(folder: Path, rows: int, dim: int, dtype: torch.dtype) -> Iterator[Tensor]:
+def mapped(folder: Path, rows: int, dim: int, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield a tensor `[rows, dim]` in a temporary file, which the kernel may write out when memory is short."""
     path = folder / f".merged.{os.getpid()}.partial"
     try:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from torch import Tensor
 
 from lore.data.messages import conversation_key
 from lore.data.preferences import Preferences
+from lore.embedding.block_store import begin_blocks, begin_single, drop, load_store
+from lore.embedding.blocks import BlockEncoder
 from lore.embedding.encoder import Encoded, Encoder, Fingerprint
+from lore.embedding.fingerprints import made_alike
 from lore.embedding.load import load_encoder
 from lore.embedding.options import EncoderOptions
 from lore.embedding.shards import Contents, Keys, StoreFolder, as_keys
@@ -113,7 +116,7 @@ class Embeddings:
     @staticmethod
     def drop(folder: str | Path, keys: Sequence[bytes]) -> int:
         """Remove the vectors of some conversations from a folder, by `Preferences.conversation_keys`; how many."""
-        return StoreFolder(Path(folder)).drop(keys)
+        return drop(Path(folder), keys)
 
     @classmethod
     def load(cls, folder: str | Path, *, verify: bool = False) -> "Embeddings":
@@ -126,8 +129,8 @@ class Embeddings:
         Raises:
             StoreError: there is no store, or a shard is missing or damaged.
         """
-        store = StoreFolder(Path(folder))
-        return _embeddings(store.contents(verify=verify), store.manifest()["encoder"], store.reference())
+        joined = load_store(Path(folder), verify=verify)
+        return _embeddings(joined.contents, joined.fingerprint, joined.reference)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def encode(
     store: str | Path | None = None,
     *,
     options: EncoderOptions | None = None,
+    reuse: Sequence[Embeddings] = (),
     progress: Progress = silent,
 ) -> Embeddings:
     """Embed every conversation of a table once.
@@ -178,8 +182,11 @@ def encode(
     Args:
         preferences: whose conversations to embed.
         encoder: what `lore.embedding.load_encoder` takes, or an `Encoder`.
-        store: a folder that keeps the vectors; what is in it already is not computed again.
+        store: a folder that keeps the vectors; what is in it already is not computed again. Encoders side by side
+            keep theirs apart, so that another combination computes only what is new.
         options: how to encode; for an encoder by name.
+        reuse: vectors that are taken over into the store where the same encoder made them, in any version of the
+            libraries that compute them.
         progress: told of every shard.
 
     Raises:
@@ -187,29 +194,70 @@ def encode(
         EncoderError: the encoder cannot be loaded, or refuses a conversation.
     """
     encoder = load_encoder(encoder, options, preferences) if isinstance(encoder, str) else encoder
-    folder = None if store is None else StoreFolder(Path(store))
-    existing = _nothing(encoder) if folder is None else _begun(folder, encoder)
-    keys = preferences.conversation_keys()
-    shards = _shards(preferences, np.flatnonzero(existing.find(keys) < 0))
-    shards = shards[int(os.environ.get("RANK", "0")) :: workers()]  # of this process
-    made: list[Contents] = []
-    done, total = 0, sum(map(len, shards))
-    for rows in shards:
-        progress("embedding", done, total)
-        encoded = _finite(encoder.encode([preferences.conversation(row) for row in rows]))
-        shard_keys = [keys[row] for row in rows]
-        if folder is None:
-            made.append(Contents(as_keys(shard_keys), encoded.status, encoded.vectors))
-        else:
-            folder.append(shard_keys, encoded)
-        done += len(rows)
-    progress("embedding", total, total)
-    _log.info("embedded %d conversations, %d were in the store", total, len(keys) - total)
-    if folder is None:
-        return _joined(existing, made)
+    if store is None:
+        shards = _encoded_shards(preferences, encoder, _nothing(encoder), progress, "embedding")
+        return _joined(_nothing(encoder), [Contents(as_keys(keys), one.status, one.vectors) for keys, one in shards])
+    folder = Path(store)
+    if isinstance(encoder, BlockEncoder):
+        for number, (block, where) in enumerate(zip(encoder.blocks, begin_blocks(folder, encoder), strict=True)):
+            task = f"embedding, encoder {number + 1} of {len(encoder.blocks)}"
+            _fill(StoreFolder(where), preferences, block, reuse, progress, task)
+    else:
+        where = begin_single(folder, encoder)
+        _fill(StoreFolder(where), preferences, encoder, reuse, progress, "embedding")
+    return Embeddings.load(folder)
+
+
+def _fill(
+    folder: StoreFolder,
+    preferences: Preferences,
+    encoder: Encoder,
+    reuse: Sequence[Embeddings],
+    progress: Progress,
+    task: str,
+) -> None:
+    """Embed what is not in the store of one encoder, which has been begun."""
+    existing = _stored(folder, encoder)
+    if _took_over(folder, preferences, existing, reuse):
+        existing = _stored(folder, encoder)
+    for keys, encoded in _encoded_shards(preferences, encoder, existing, progress, task):
+        folder.append(keys, encoded)
     if workers() == 1:
         folder.merge()
-    return Embeddings.load(folder.path)
+
+
+def _took_over(
+    folder: StoreFolder, preferences: Preferences, existing: Embeddings, reuse: Sequence[Embeddings]
+) -> bool:
+    """Add what an equal encoder has made of conversations that a store does not hold; return True if there was any."""
+    keys = np.array(preferences.conversation_keys(), dtype=object)
+    keys = keys[existing.find(keys.tolist()) < 0]
+    took = False
+    for other in reuse:
+        rows = other.find(keys.tolist())
+        if made_alike(other.fingerprint, existing.fingerprint) and bool((rows >= 0).any()):
+            some = torch.from_numpy(rows[rows >= 0])
+            vectors = other.vectors[some].to(existing.vectors.dtype)
+            folder.append(keys[rows >= 0].tolist(), Encoded(vectors, other.status[some]))
+            keys, took = keys[rows < 0], True
+    return took
+
+
+def _encoded_shards(
+    preferences: Preferences, encoder: Encoder, existing: Embeddings, progress: Progress, task: str
+) -> Iterator[tuple[list[bytes], Encoded]]:
+    """Yield the keys and vectors of each shard that is missing and that this process makes."""
+    keys = preferences.conversation_keys()
+    shards = _shards(preferences, np.flatnonzero(existing.find(keys) < 0))
+    shards = shards[int(os.environ.get("RANK", "0")) :: workers()]
+    done, total = 0, sum(map(len, shards))
+    for rows in shards:
+        progress(task, done, total)
+        encoded = _finite(encoder.encode([preferences.conversation(row) for row in rows]))
+        yield [keys[row] for row in rows], encoded
+        done += len(rows)
+    progress(task, total, total)
+    _log.info("%s: %d conversations, %d were in the store", task, total, len(keys) - total)
 
 
 def _shards(preferences: Preferences, missing: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -234,8 +282,7 @@ def _finite(encoded: Encoded) -> Encoded:
     return encoded
 
 
-def _begun(folder: StoreFolder, encoder: Encoder) -> Embeddings:
-    folder.begin(encoder)
+def _stored(folder: StoreFolder, encoder: Encoder) -> Embeddings:
     return _embeddings(folder.contents(verify=True), encoder.fingerprint, encoder.reference)
 
 

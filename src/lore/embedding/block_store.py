@@ -1,0 +1,153 @@
+"""Stores of several encoders in one folder: each kept and resumed on its own, joined when they are read.
+
+Beside `blocks.json`, which names the blocks of the last combination with their scales, lies one store a block, in a
+folder named after its encoder; the store of a single encoder may lie in the folder itself. What other combinations
+have left stays, so that coming back to them costs nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lore.embedding.blocks import BlockEncoder, joined_reference
+from lore.embedding.encoder import Encoder, Fingerprint
+from lore.embedding.fingerprints import short_hash
+from lore.embedding.options import torch_dtype
+from lore.embedding.shards import MANIFEST, Contents, StoreFolder, mapped
+from lore.embedding.tokens import DROPPED
+from lore.errors import DataError, StoreError
+from lore.files import JsonFormat
+
+_BLOCKS = "blocks.json"
+_FORMAT = JsonFormat(
+    name="the blocks of a store",
+    number=1,
+    fields=frozenset({"encoder", "storage", "blocks"}),
+    remedy="delete the folder of embeddings and embed again",
+)
+_IN_MEMORY = 2**30  # bytes of joined vectors; more are kept in a file that has no name
+_COPIED = 4_096  # rows at once
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Vectors, and the encoder, of a folder.
+
+    Attributes:
+        contents: the vectors of all blocks side by side, of conversations that every block has.
+        fingerprint: of the encoder that made them.
+        reference: reward direction of its own head, `[dim]`, or None.
+    """
+
+    contents: Contents
+    fingerprint: Fingerprint
+    reference: Tensor | None
+
+
+def exists(folder: Path) -> bool:
+    """Return True if there is a store in a folder."""
+    return (folder / _BLOCKS).exists() or (folder / MANIFEST).exists()
+
+
+def folder_of_block(folder: Path, encoder: Encoder) -> Path:
+    """Return where the vectors of one encoder lie: in the folder itself, if they are there, or in one of their own."""
+    if (folder / MANIFEST).exists() and StoreFolder(folder).manifest()["encoder"] == encoder.fingerprint:
+        return folder
+    text = json.dumps(encoder.fingerprint, sort_keys=True)
+    name = "".join(letter if letter.isalnum() else "-" for letter in str(encoder.fingerprint.get("encoder", "")))
+    return folder / f"{name}-{short_hash(text)}"
+
+
+def begin_blocks(folder: Path, encoder: BlockEncoder) -> list[Path]:
+    """Begin a store of each block, and name them as what the folder holds; return their folders."""
+    folders = [folder_of_block(folder, block) for block in encoder.blocks]
+    for where, block in zip(folders, encoder.blocks, strict=True):
+        StoreFolder(where).begin(block)
+    blocks = [
+        {"folder": where.relative_to(folder).as_posix(), "scale": scale}
+        for where, scale in zip(folders, encoder.scales, strict=True)
+    ]
+    storage = str(encoder.storage).removeprefix("torch.")
+    _FORMAT.write(folder / _BLOCKS, {"encoder": encoder.fingerprint, "storage": storage, "blocks": blocks})
+    return folders
+
+
+def begin_single(folder: Path, encoder: Encoder) -> Path:
+    """Begin the store of a single encoder, and return its folder: that of a block, if it was one before."""
+    where = folder_of_block(folder, encoder)
+    if where != folder and not where.exists():
+        if (folder / _BLOCKS).exists() and not (folder / MANIFEST).exists():
+            where.mkdir()
+        else:
+            where = folder
+    StoreFolder(where).begin(encoder)
+    if where == folder:
+        (folder / _BLOCKS).unlink(missing_ok=True)
+    else:
+        block = {"folder": where.name, "scale": 1.0}
+        _FORMAT.write(
+            folder / _BLOCKS,
+            {"encoder": encoder.fingerprint, "storage": StoreFolder(where).manifest()["dtype"], "blocks": [block]},
+        )
+    return where
+
+
+def load_store(folder: Path, *, verify: bool) -> Joined:
+    """Return what a folder holds.
+
+    Args:
+        folder: of the store, or stores.
+        verify: whether to compare the checksums of large shards too, which reads them whole.
+
+    Raises:
+        StoreError: there is no store, or a shard is missing or damaged.
+    """
+    if not (folder / _BLOCKS).exists():
+        store = StoreFolder(folder)
+        return Joined(store.contents(verify=verify), store.manifest()["encoder"], store.reference())
+    try:
+        _, named = _FORMAT.read(folder / _BLOCKS)
+    except DataError as error:
+        raise StoreError(str(error)) from None
+    stores = [StoreFolder(folder / block["folder"]) for block in named["blocks"]]
+    scales = [block["scale"] for block in named["blocks"]]
+    dims = [store.manifest()["dim"] for store in stores]
+    parts = [store.contents(verify=verify) for store in stores]
+    if len(parts) == 1:
+        return Joined(parts[0], named["encoder"], stores[0].reference())
+    reference = joined_reference([store.reference() for store in stores], scales, dims)
+    return Joined(_joined(parts, scales, torch_dtype(named["storage"]), folder), named["encoder"], reference)
+
+
+def drop(folder: Path, keys: Sequence[bytes]) -> int:
+    """Remove the vectors of some conversations from every store in a folder; return how many rows there were."""
+    stores = [manifest.parent for manifest in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")]]
+    return sum(StoreFolder(store).drop(keys) for store in stores)
+
+
+def _joined(parts: Sequence[Contents], scales: Sequence[float], dtype: torch.dtype, folder: Path) -> Contents:
+    """Return the vectors of several stores side by side, of conversations that all hold."""
+    keys = parts[0].keys
+    for part in parts[1:]:
+        keys = keys[np.isin(keys, part.keys)]
+    rows = []
+    for part in parts:
+        order = np.argsort(part.keys)
+        rows.append(torch.from_numpy(order[np.searchsorted(part.keys, keys, sorter=order)]))
+    dim = sum(part.vectors.shape[1] for part in parts)
+    status = torch.stack([part.status[row] for part, row in zip(parts, rows, strict=True)]).amax(0)
+    if len(keys) * dim * dtype.itemsize <= _IN_MEMORY:
+        vectors = torch.empty(len(keys), dim, dtype=dtype)
+    else:
+        with mapped(folder, len(keys), dim, dtype) as vectors:
+            pass  # the file lives as long as the tensor
+    for begin in range(0, len(keys), _COPIED):
+        some = slice(begin, begin + _COPIED)
+        scaled = [part.vectors[row[some]].float() * scale for part, row, scale in zip(parts, rows, scales, strict=True)]
+        vectors[some] = (torch.cat(scaled, dim=1) * (status[some] != DROPPED)[:, None]).to(dtype)
+    return Contents(keys, status, vectors)
