@@ -29,11 +29,13 @@ soak: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/installed-demo: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[embed,report]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[embed,gguf,report]'
+	$(BIN)/lore download smollm2
 	touch $@
 
 .venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/lore download smollm2
 	touch $@
 
 clean:

@@ -18,8 +18,9 @@ from lore.pairs.table import Pairs
 
 
 @pytest.fixture(autouse=True, scope="session")
-def model_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing that tests unpack stays on the machine."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The quicker encoder is the default, and nothing that tests unpack stays on the machine."""
+    os.environ["LORE_ENCODER"] = "minilm"
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("models"))
 
 

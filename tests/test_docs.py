@@ -13,14 +13,13 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run of the embedded data with the real encoder, where the pages expect it."""
-    from dataclasses import replace
 
     from lore.runs import demo
 
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_DEMO_USERS", 60)
-        patch.setattr(demo, "_DEMO", replace(demo._DEMO, ranks=(1, 2)))
+        patch.setattr(demo, "_USERS", 60)
+        patch.setitem(demo._ARGUMENTS, "ranks", (1, 2))
         demo.run_demo(folder / "runs" / "demo")
     return folder
 

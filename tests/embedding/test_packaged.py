@@ -4,8 +4,9 @@ import pytest
 
 import tiny_models
 from lore.embedding import EncoderOptions, load_encoder
-from lore.embedding.packaged import PACKAGED, installed_file, model_named
+from lore.embedding.packaged import PACKAGED, default_encoder, installed_file, missing_default, model_named
 from lore.errors import ConfigError, EncoderError
+from lore.runs.config import TrainConfig
 
 
 @pytest.fixture
@@ -42,3 +43,13 @@ def test_a_model_that_is_not_installed_says_how_to_install_it(monkeypatch: pytes
         installed_file("smollm2")
     with pytest.raises(ConfigError, match="the names are smollm2"):
         model_named("smollm3")
+
+
+def test_the_best_that_is_installed_is_the_default(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (default_encoder(), missing_default()) == ("minilm", None)  # named by the environment
+    monkeypatch.delenv("LORE_ENCODER")
+    assert (default_encoder(), missing_default()) == ("minilm+smollm2", None)
+    assert TrainConfig().to_json()["encoder"] == "minilm+smollm2"  # a run remembers it
+    (package / "tiny.gguf").unlink()
+    assert default_encoder() == TrainConfig().encoder == "minilm"
+    assert "lore download smollm2" in str(missing_default())

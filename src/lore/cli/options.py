@@ -134,12 +134,13 @@ class EncodingOptions:
     """Which encoder, and how it encodes."""
 
     encoder: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--encoder",
             help="minilm, smollm2, a model's id or folder, several joined by +, or a file of vectors.",
+            show_default="LORE_ENCODER, or minilm+smollm2 if it is installed, or minilm",
         ),
-    ] = "minilm"
+    ] = None
     max_length: Annotated[
         int | None,
         typer.Option("--max-length", help="Tokens of a conversation at most.", show_default="the model's limit"),
@@ -161,6 +162,14 @@ class EncodingOptions:
             show_default=False,
         ),
     ] = field(default_factory=list)
+
+    def name(self) -> str:
+        """Return the encoder that was named, or the default one; say so if a better one could be installed."""
+        from lore.embedding.packaged import default_encoder, missing_default
+
+        if self.encoder is None and (missing := missing_default()):
+            typer.echo(missing, err=True)
+        return self.encoder or default_encoder()
 
     def options(self) -> "EncoderOptions":
         """Return the options of the encoder; values are JSON, or plain words."""

@@ -1,14 +1,15 @@
 """Stores of several encoders in one folder: each kept and resumed on its own, joined when they are read.
 
-Beside `blocks.json`, which names the blocks of the last combination with their scales, lies one store a block, in a
-folder named after its encoder; the store of a single encoder may lie in the folder itself. What other combinations
-have left stays, so that coming back to them costs nothing.
+Beside `blocks.json`, which names the blocks that the folder holds with their scales, lies one store a block, in a
+folder named after its encoder; the store of a single encoder lies in the folder itself. A folder that is released may
+hold another combination, and the stores that are there serve it: coming back to an encoder costs nothing.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from lore.embedding.blocks import BlockEncoder, joined_reference
 from lore.embedding.encoder import Encoder, Fingerprint
 from lore.embedding.fingerprints import short_hash
 from lore.embedding.options import torch_dtype
-from lore.embedding.shards import MANIFEST, Contents, StoreFolder, mapped
+from lore.embedding.shards import MANIFEST, Contents, StoreFolder, mapped, refuse_other
 from lore.embedding.tokens import DROPPED
 from lore.errors import DataError, StoreError
 from lore.files import JsonFormat
@@ -58,43 +59,59 @@ def folder_of_block(folder: Path, encoder: Encoder) -> Path:
     """Return where the vectors of one encoder lie: in the folder itself, if they are there, or in one of their own."""
     if (folder / MANIFEST).exists() and StoreFolder(folder).manifest()["encoder"] == encoder.fingerprint:
         return folder
-    text = json.dumps(encoder.fingerprint, sort_keys=True)
-    name = "".join(letter if letter.isalnum() else "-" for letter in str(encoder.fingerprint.get("encoder", "")))
-    return folder / f"{name}-{short_hash(text)}"
+    return _own_folder(folder, encoder.fingerprint)
 
 
-def begin_blocks(folder: Path, encoder: BlockEncoder) -> list[Path]:
-    """Begin a store of each block, and name them as what the folder holds; return their folders."""
-    folders = [folder_of_block(folder, block) for block in encoder.blocks]
-    for where, block in zip(folders, encoder.blocks, strict=True):
+def _own_folder(folder: Path, fingerprint: Fingerprint) -> Path:
+    name = "".join(letter if letter.isalnum() else "-" for letter in str(fingerprint.get("encoder", "")))
+    return folder / f"{name}-{short_hash(json.dumps(fingerprint, sort_keys=True))}"
+
+
+def begin(folder: Path, encoder: Encoder) -> list[Path]:
+    """Begin a store for each block of an encoder, or for a single encoder in the folder itself; return where they are.
+
+    Raises:
+        StoreError: the folder holds vectors of another encoder, and was not released.
+    """
+    if (current := _current(folder)) is not None:
+        refuse_other(folder, current, encoder.fingerprint)
+    if not isinstance(encoder, BlockEncoder) and not _own_folder(folder, encoder.fingerprint).exists():
+        StoreFolder(folder).begin(encoder)
+        return [folder]
+    blocks, scales = (encoder.blocks, encoder.scales) if isinstance(encoder, BlockEncoder) else ([encoder], [1.0])
+    folders = [_own_folder(folder, block.fingerprint) for block in blocks]
+    for where, block in zip(folders, blocks, strict=True):
         StoreFolder(where).begin(block)
-    blocks = [
-        {"folder": where.relative_to(folder).as_posix(), "scale": scale}
-        for where, scale in zip(folders, encoder.scales, strict=True)
-    ]
-    storage = str(encoder.storage).removeprefix("torch.")
-    _FORMAT.write(folder / _BLOCKS, {"encoder": encoder.fingerprint, "storage": storage, "blocks": blocks})
+    storage = str(encoder.encode([]).vectors.dtype).removeprefix("torch.")
+    named = [{"folder": where.name, "scale": scale} for where, scale in zip(folders, scales, strict=True)]
+    _FORMAT.write(folder / _BLOCKS, {"encoder": encoder.fingerprint, "storage": storage, "blocks": named})
     return folders
 
 
-def begin_single(folder: Path, encoder: Encoder) -> Path:
-    """Begin the store of a single encoder, and return its folder: that of a block, if it was one before."""
-    where = folder_of_block(folder, encoder)
-    if where != folder and not where.exists():
-        if (folder / _BLOCKS).exists() and not (folder / MANIFEST).exists():
-            where.mkdir()
-        else:
-            where = folder
-    StoreFolder(where).begin(encoder)
-    if where == folder:
-        (folder / _BLOCKS).unlink(missing_ok=True)
-    else:
-        block = {"folder": where.name, "scale": 1.0}
-        _FORMAT.write(
-            folder / _BLOCKS,
-            {"encoder": encoder.fingerprint, "storage": StoreFolder(where).manifest()["dtype"], "blocks": [block]},
-        )
-    return where
+def release(folder: Path) -> None:
+    """Let a folder hold the vectors of another encoder; what is there stays for encoders that can use it."""
+    (folder / _BLOCKS).unlink(missing_ok=True)
+    if (folder / MANIFEST).exists():
+        store = StoreFolder(folder)
+        apart = _own_folder(folder, store.manifest()["encoder"])
+        if not apart.exists():
+            store.move(apart)
+
+
+def _current(folder: Path) -> Fingerprint | None:
+    """Return the fingerprint of what a folder holds; None if it holds nothing."""
+    if (folder / _BLOCKS).exists():
+        named: Fingerprint = _named(folder)["encoder"]
+        return named
+    manifest = StoreFolder(folder).manifest() if (folder / MANIFEST).exists() else {"shards": []}
+    return manifest["encoder"] if manifest["shards"] else None
+
+
+def _named(folder: Path) -> dict[str, Any]:
+    try:
+        return _FORMAT.read(folder / _BLOCKS)[1]
+    except DataError as error:
+        raise StoreError(str(error)) from None
 
 
 def load_store(folder: Path, *, verify: bool) -> Joined:
@@ -110,10 +127,7 @@ def load_store(folder: Path, *, verify: bool) -> Joined:
     if not (folder / _BLOCKS).exists():
         store = StoreFolder(folder)
         return Joined(store.contents(verify=verify), store.manifest()["encoder"], store.reference())
-    try:
-        _, named = _FORMAT.read(folder / _BLOCKS)
-    except DataError as error:
-        raise StoreError(str(error)) from None
+    named = _named(folder)
     stores = [StoreFolder(folder / block["folder"]) for block in named["blocks"]]
     scales = [block["scale"] for block in named["blocks"]]
     dims = [store.manifest()["dim"] for store in stores]

@@ -43,13 +43,7 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
         from lore.embedding.precomputed import PrecomputedVectors
 
         return PrecomputedVectors(Path(name), preferences)
-    if importlib.util.find_spec("transformers") is None:
-        raise MissingExtra("transformers", "embed")
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    disable_progress_bar()  # ours shows the whole job
-    set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; what fails is told by us
+    _quiet_transformers()
     # Each encoder is imported when it is wanted.
     from lore.embedding.sentence import SentenceEncoder
 
@@ -68,8 +62,19 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
     return SentenceEncoder(name, options)
 
 
+def _quiet_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingExtra("transformers", "embed")
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()  # ours shows the whole job
+    set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; what fails is told by us
+
+
 def _load_blocks(name: str, options: EncoderOptions, preferences: "Preferences | None") -> Encoder:
     """Load encoders side by side, such as "minilm+model.gguf"."""
+    _quiet_transformers()
     from lore.embedding.blocks import BlockEncoder, sentence_options
     from lore.embedding.sentence import SentenceEncoder
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from lore.embedding.encoder import Encoded, Encoder, Fingerprint
 from lore.embedding.options import torch_dtype
 from lore.errors import DataError, StoreError
-from lore.files import read_json, replacing, write_json
+from lore.files import read_json, replacing, sync_folder, write_json
 
 _FORMAT = 2
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ class StoreFolder:
         with self._locked():
             self._clear_partial()
             if (self.path / MANIFEST).exists() and self.manifest()["shards"]:
-                self._refuse_other(encoder.fingerprint)
+                refuse_other(self.path, self.manifest()["encoder"], encoder.fingerprint)
                 return
             if encoder.reference is not None:
                 with replacing(self.path / "reference.safetensors") as beside:
@@ -174,14 +174,16 @@ class StoreFolder:
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.path / MANIFEST, manifest)
 
-    def _refuse_other(self, fingerprint: Fingerprint) -> None:
-        stored = self.manifest()["encoder"]
-        for name in sorted(stored.keys() | fingerprint.keys()):
-            if stored.get(name) != fingerprint.get(name):
-                raise StoreError(
-                    f"{self.path}: made by another encoder ({name} is {stored.get(name)!r} there and "
-                    f"{fingerprint.get(name)!r} here); use another folder, or delete this one"
-                )
+    def move(self, path: Path) -> None:
+        """Move the store to a folder that is not there yet."""
+        with self._locked():
+            manifest = self.manifest()
+            path.mkdir()
+            names = [shard["file"] for shard in manifest["shards"]] + ["reference.safetensors", MANIFEST]
+            for name in names:
+                if (self.path / name).exists():
+                    (self.path / name).replace(path / name)
+            sync_folder(path)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -245,6 +247,20 @@ class StoreFolder:
                 return Contents(keys, file.get_tensor("status").clone(), file.get_tensor("vectors"))
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path}: the shard is damaged ({error}); {_REMEDY}") from None
+
+
+def refuse_other(path: Path, stored: Fingerprint, wanted: Fingerprint) -> None:
+    """Refuse a store of another encoder.
+
+    Raises:
+        StoreError: the fingerprints differ.
+    """
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise StoreError(
+                f"{path}: made by another encoder ({name} is {stored.get(name)!r} there and {wanted.get(name)!r} "
+                "here); use another folder, or delete this one"
+            )
 
 
 @contextmanager

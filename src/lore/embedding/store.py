@@ -14,12 +14,13 @@ from torch import Tensor
 
 from lore.data.messages import conversation_key
 from lore.data.preferences import Preferences
-from lore.embedding.block_store import begin_blocks, begin_single, drop, load_store
+from lore.embedding.block_store import begin, drop, load_store
 from lore.embedding.blocks import BlockEncoder
 from lore.embedding.encoder import Encoded, Encoder, Fingerprint
 from lore.embedding.fingerprints import made_alike
 from lore.embedding.load import load_encoder
 from lore.embedding.options import EncoderOptions
+from lore.embedding.packaged import default_encoder
 from lore.embedding.shards import Contents, Keys, StoreFolder, as_keys
 from lore.embedding.tokens import CUT, DROPPED, Conversation
 from lore.embedding.workers import workers
@@ -168,7 +169,7 @@ class TruncationCounts:
 
 def encode(
     preferences: Preferences,
-    encoder: str | Encoder = "minilm",
+    encoder: str | Encoder | None = None,
     store: str | Path | None = None,
     *,
     options: EncoderOptions | None = None,
@@ -181,7 +182,7 @@ def encode(
 
     Args:
         preferences: whose conversations to embed.
-        encoder: what `lore.embedding.load_encoder` takes, or an `Encoder`.
+        encoder: what `lore.embedding.load_encoder` takes, or an `Encoder`; the best that is installed by default.
         store: a folder that keeps the vectors; what is in it already is not computed again. Encoders side by side
             keep theirs apart, so that another combination computes only what is new.
         options: how to encode; for an encoder by name.
@@ -193,18 +194,16 @@ def encode(
         StoreError: the folder was made by another encoder, or is damaged.
         EncoderError: the encoder cannot be loaded, or refuses a conversation.
     """
-    encoder = load_encoder(encoder, options, preferences) if isinstance(encoder, str) else encoder
+    if encoder is None or isinstance(encoder, str):
+        encoder = load_encoder(encoder or default_encoder(), options, preferences)
     if store is None:
         shards = _encoded_shards(preferences, encoder, _nothing(encoder), progress, "embedding")
         return _joined(_nothing(encoder), [Contents(as_keys(keys), one.status, one.vectors) for keys, one in shards])
     folder = Path(store)
-    if isinstance(encoder, BlockEncoder):
-        for number, (block, where) in enumerate(zip(encoder.blocks, begin_blocks(folder, encoder), strict=True)):
-            task = f"embedding, encoder {number + 1} of {len(encoder.blocks)}"
-            _fill(StoreFolder(where), preferences, block, reuse, progress, task)
-    else:
-        where = begin_single(folder, encoder)
-        _fill(StoreFolder(where), preferences, encoder, reuse, progress, "embedding")
+    blocks = encoder.blocks if isinstance(encoder, BlockEncoder) else [encoder]
+    for number, (block, where) in enumerate(zip(blocks, begin(folder, encoder), strict=True), start=1):
+        task = "embedding" if len(blocks) == 1 else f"embedding, encoder {number} of {len(blocks)}"
+        _fill(StoreFolder(where), preferences, block, reuse, progress, task)
     return Embeddings.load(folder)
 
 

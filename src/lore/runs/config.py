@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lore.embedding.encoder import Encoder
 from lore.embedding.options import EncoderOptions
+from lore.embedding.packaged import default_encoder
 from lore.errors import ConfigError, RunError
 from lore.evaluation.intervals import MIN_PAIRS
 from lore.fitting.basis import Family
@@ -23,7 +24,7 @@ class TrainConfig:
     """The arguments of `lore train`.
 
     Attributes:
-        encoder: an `Encoder`, or a name for `load_encoder`.
+        encoder: an `Encoder`, or a name for `load_encoder`; `default_encoder()` by default.
         family: of the personal models; "auto" compares both, and held-out groups choose.
         ranks: to compare, as `lore.sweep` takes them; pooled (1) is always there.
         seed: of split, draws and fits.
@@ -43,7 +44,7 @@ class TrainConfig:
         encoding: options of the encoder.
     """
 
-    encoder: str | Encoder = "minilm"
+    encoder: str | Encoder = field(default_factory=default_encoder)
     family: Family | Literal["auto"] = "auto"
     ranks: Sequence[Rank] = (0, 1, "auto")
     seed: int = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lore.embedding.block_store import release
 from lore.embedding.options import EncoderOptions
 from lore.embedding.workers import workers
 from lore.errors import DataError, RunError
@@ -169,6 +170,7 @@ class RunFolder:
             yield
 
     def _clear(self) -> None:
+        release(self.embeddings)
         for entry in self.path.iterdir():
             if entry.is_dir() and entry != self.embeddings:
                 shutil.rmtree(entry)

@@ -67,6 +67,7 @@ def train(
     *,
     title: str = "comparisons",
     force: bool = False,
+    reuse: Sequence[Embeddings] = (),
     progress: Progress = silent,
 ) -> TrainOutcome:
     """Check, embed, split, fit, personalize, evaluate and report: the main job.
@@ -79,6 +80,7 @@ def train(
         config: the arguments.
         title: of the report.
         force: replace what is in `out`, embeddings excepted.
+        reuse: vectors that need not be computed again, as in `lore.encode`.
         progress: called with every step.
 
     Raises:
@@ -95,7 +97,7 @@ def train(
     folder = RunFolder(Path(out))
     folder.begin(run_arguments(config), preferences.fingerprint(), force=force)
     try:
-        return _train(folder, checked, decayed, preferences, config, title, progress)
+        return _train(folder, checked, decayed, preferences, config, title, reuse, progress)
     except LoreError:
         folder.mark_refused()
         raise
@@ -108,12 +110,13 @@ def _train(
     preferences: Preferences,
     config: TrainConfig,
     title: str,
+    reuse: Sequence[Embeddings],
     progress: Progress,
 ) -> TrainOutcome:
     timer = PhaseTimer()
     save_table(preferences, folder.preferences)
     with timer.phase("embed"):
-        embeddings = embed(preferences, config, folder, progress)
+        embeddings = embed(preferences, config, folder, progress, reuse)
     pairs = all_pairs(decayed, embeddings, config)
     parts = split_of_run(folder, preferences, pairs, config)
     write_split(folder.split, parts, preferences.fingerprint())
@@ -252,9 +255,17 @@ def _warnings(
     return lines
 
 
-def embed(preferences: Preferences, config: TrainConfig, folder: RunFolder, progress: Progress) -> Embeddings:
+def embed(
+    preferences: Preferences,
+    config: TrainConfig,
+    folder: RunFolder,
+    progress: Progress,
+    reuse: Sequence[Embeddings] = (),
+) -> Embeddings:
     """Embed every conversation of a table into the store of a run."""
-    return encode(preferences, config.encoder, folder.embeddings, options=config.encoding, progress=progress)
+    return encode(
+        preferences, config.encoder, folder.embeddings, options=config.encoding, reuse=reuse, progress=progress
+    )
 
 
 class PhaseTimer:

@@ -44,7 +44,7 @@ def reproduce(
             embeddings=embeddings,
             protocol=protocol,
             concentration=concentration,
-            encoder=encoding.encoder,
+            encoder=encoding.name(),
             encoding=encoding.options(),
             seed=seed,
             split_file=split_file,

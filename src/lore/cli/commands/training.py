@@ -33,8 +33,11 @@ def demo(
     force: Force = False,
 ) -> None:
     """Do the whole job on the embedded data: 400 simulated users judge small answers to everyday questions."""
+    from lore.embedding.packaged import missing_default
     from lore.runs.demo import run_demo
 
+    if missing := missing_default():
+        typer.echo(missing, err=True)
     with progress_bars() as progress:
         outcome = run_demo(out, seed=seed, force=force, progress=progress)
     show_outcome(outcome)
@@ -72,7 +75,7 @@ def train(
     from lore.runs.training import train as run_train
 
     config = TrainConfig(
-        encoder=encoding.encoder,
+        encoder=encoding.name(),
         family=family,
         ranks=parse_ranks(ranks),
         seed=seed,
@@ -110,7 +113,7 @@ def embed(
     from lore.runs.config import TrainConfig
     from lore.runs.steps import conversation_lines, embed_step, plan_step
 
-    config = TrainConfig(encoding.encoder, family, seed=seed, encoding=encoding.options(), **splitting.arguments())
+    config = TrainConfig(encoding.name(), family, seed=seed, encoding=encoding.options(), **splitting.arguments())
     preferences = columns.load_usable(data).preferences
     if list_to is not None:
         write_text(list_to, conversation_lines(preferences))
