@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lore.embedding.blocks import BlockEncoder, joined_reference
 from lore.embedding.encoder import Encoder, Fingerprint
-from lore.embedding.fingerprints import short_hash
+from lore.embedding.fingerprints import length_columns, short_hash
 from lore.embedding.options import torch_dtype
 from lore.embedding.shards import MANIFEST, Contents, StoreFolder, mapped, refuse_other
 from lore.embedding.tokens import DROPPED
@@ -43,11 +43,13 @@ class Joined:
         contents: the vectors of all blocks side by side, of conversations that every block has.
         fingerprint: of the encoder that made them.
         reference: reward direction of its own head, `[dim]`, or None.
+        length_columns: columns that count how long a response is.
     """
 
     contents: Contents
     fingerprint: Fingerprint
     reference: Tensor | None
+    length_columns: tuple[int, ...]
 
 
 def exists(folder: Path) -> bool:
@@ -126,16 +128,20 @@ def load_store(folder: Path, *, verify: bool) -> Joined:
     """
     if not (folder / _BLOCKS).exists():
         store = StoreFolder(folder)
-        return Joined(store.contents(verify=verify), store.manifest()["encoder"], store.reference())
+        fingerprint, dim = store.manifest()["encoder"], store.manifest()["dim"]
+        columns = length_columns([(fingerprint, dim)])
+        return Joined(store.contents(verify=verify), fingerprint, store.reference(), columns)
     named = _named(folder)
     stores = [StoreFolder(folder / block["folder"]) for block in named["blocks"]]
     scales = [block["scale"] for block in named["blocks"]]
     dims = [store.manifest()["dim"] for store in stores]
+    columns = length_columns([(store.manifest()["encoder"], dim) for store, dim in zip(stores, dims, strict=True)])
     parts = [store.contents(verify=verify) for store in stores]
     if len(parts) == 1:
-        return Joined(parts[0], named["encoder"], stores[0].reference())
+        return Joined(parts[0], named["encoder"], stores[0].reference(), columns)
     reference = joined_reference([store.reference() for store in stores], scales, dims)
-    return Joined(_joined(parts, scales, torch_dtype(named["storage"]), folder), named["encoder"], reference)
+    contents = _joined(parts, scales, torch_dtype(named["storage"]), folder)
+    return Joined(contents, named["encoder"], reference, columns)
 
 
 def drop(folder: Path, keys: Sequence[bytes]) -> int:

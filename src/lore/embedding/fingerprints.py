@@ -1,12 +1,15 @@
 """Short hashes of all that shapes vectors."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from hashlib import blake2b, file_digest
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from lore.embedding.encoder import Fingerprint
 
+_WITH_LENGTH = ("response, prompt, length", "response, prompt, difference, length")  # last, in what an encoder reads
 _WEIGHTS = ("*.safetensors", "*.gguf")
 
 
@@ -39,6 +42,12 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def library_versions() -> Fingerprint:
     """Return the versions of the libraries that compute vectors."""
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+
+
+def length_columns(blocks: Sequence[tuple[Fingerprint, int]]) -> tuple[int, ...]:
+    """Return the columns that count how long a response is, of encoders side by side: a fingerprint and a dim each."""
+    ends = accumulate(dim for _, dim in blocks)
+    return tuple(end - 1 for (made, _), end in zip(blocks, ends, strict=True) if made.get("reads", "") in _WITH_LENGTH)
 
 
 def made_alike(first: Fingerprint, second: Fingerprint) -> bool:

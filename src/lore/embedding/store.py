@@ -17,7 +17,7 @@ from lore.data.preferences import Preferences
 from lore.embedding.block_store import begin, drop, load_store
 from lore.embedding.blocks import BlockEncoder
 from lore.embedding.encoder import Encoded, Encoder, Fingerprint
-from lore.embedding.fingerprints import made_alike
+from lore.embedding.fingerprints import length_columns, made_alike
 from lore.embedding.load import load_encoder
 from lore.embedding.options import EncoderOptions
 from lore.embedding.packaged import default_encoder
@@ -43,6 +43,7 @@ class Embeddings:
         status: what the length limit did to each, uint8 `[conversations]` (`lore.embedding.tokens`).
         fingerprint: of the encoder that made them.
         reference: reward direction of the encoder's own head, `[dim]`, or None.
+        length_columns: columns that count how long a response is.
     """
 
     vectors: Tensor
@@ -50,6 +51,7 @@ class Embeddings:
     status: Tensor
     fingerprint: Fingerprint
     reference: Tensor | None
+    length_columns: tuple[int, ...] = ()
     _order: NDArray[np.int64] = field(init=False, repr=False)
 
     __repr__ = compact_repr
@@ -131,7 +133,7 @@ class Embeddings:
             StoreError: there is no store, or a shard is missing or damaged.
         """
         joined = load_store(Path(folder), verify=verify)
-        return _embeddings(joined.contents, joined.fingerprint, joined.reference)
+        return _embeddings(joined.contents, joined.fingerprint, joined.reference, joined.length_columns)
 
 
 @dataclass(frozen=True)
@@ -285,13 +287,17 @@ def _stored(folder: StoreFolder, encoder: Encoder) -> Embeddings:
     return _embeddings(folder.contents(verify=True), encoder.fingerprint, encoder.reference)
 
 
-def _embeddings(contents: Contents, fingerprint: Fingerprint, reference: Tensor | None) -> Embeddings:
-    return Embeddings(contents.vectors, contents.keys, contents.status, fingerprint, reference)
+def _embeddings(
+    contents: Contents, fingerprint: Fingerprint, reference: Tensor | None, columns: tuple[int, ...] = ()
+) -> Embeddings:
+    return Embeddings(contents.vectors, contents.keys, contents.status, fingerprint, reference, columns)
 
 
 def _nothing(encoder: Encoder) -> Embeddings:
     nothing = Contents(as_keys([]), torch.empty(0, dtype=torch.uint8), torch.empty(0, encoder.dim))
-    return _embeddings(nothing, encoder.fingerprint, encoder.reference)
+    blocks = encoder.blocks if isinstance(encoder, BlockEncoder) else [encoder]
+    columns = length_columns([(block.fingerprint, block.dim) for block in blocks])
+    return _embeddings(nothing, encoder.fingerprint, encoder.reference, columns)
 
 
 def _joined(existing: Embeddings, made: Sequence[Contents]) -> Embeddings:

@@ -233,5 +233,5 @@ def _losses(pairs: Pairs, basis: RewardBasis, draws: Tensor) -> Tensor:
     """Sum the loss of one user's answers at each draw of weights, `[draws]`."""
     if len(pairs) == 0:
         return draws.new_zeros(len(draws))
-    margin = basis.coordinates(pairs.differences()).double() @ draws.T
+    margin = (pairs.differences() @ basis.vectors.to(pairs.empty)).double() @ draws.T
     return (pairs.weight.double()[:, None] * pair_loss(margin, pairs.label.double()[:, None], basis.temperature)).sum(0)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from lore.files import read_json, replacing, write_json, write_text
 from lore.solvers.products import product
 
 Family = Literal["simplex", "gaussian"]
-FORMAT = 1
+FORMAT = 2  # format 1 had no `ranges`
+_READ = (1, FORMAT)
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +38,8 @@ class RewardBasis:
         weight_strength: shrinkage of new users' weights toward `population` (simplex).
         encoder: fingerprint of the encoder whose embeddings these directions are for; empty if unknown.
         provenance: what made this basis.
+        ranges: columns of an embedding that count how long a response is, with the range of each that was seen in
+            training: beyond it they count no further, so that no response is the better for being longer without end.
     """
 
     vectors: Tensor
@@ -47,6 +51,7 @@ class RewardBasis:
     weight_strength: float = 0.0
     encoder: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     __repr__ = compact_repr
 
@@ -88,12 +93,27 @@ class RewardBasis:
     def coordinates(self, embeddings: Tensor) -> Tensor:
         """Rewards along each direction, `[responses, columns]`, of embeddings `[responses, dim]`."""
         self._check_dim(embeddings)
-        return product(embeddings, self.vectors.to(embeddings))
+        vectors = self.vectors.to(embeddings)
+        coordinates = product(embeddings, vectors)
+        for column, beyond in self._beyond_ranges(embeddings):
+            coordinates = coordinates - beyond[:, None] * vectors[column]
+        return coordinates
 
     def common_rewards(self, embeddings: Tensor) -> Tensor:
         """Return the part of the reward that does not depend on the user, `[responses]`."""
         self._check_dim(embeddings)
-        return embeddings @ self.center.to(embeddings)
+        center = self.center.to(embeddings)
+        rewards = embeddings @ center
+        for column, beyond in self._beyond_ranges(embeddings):
+            rewards = rewards - beyond * center[column]
+        return rewards
+
+    def _beyond_ranges(self, embeddings: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield how far the numbers of a column, `[responses]`, are outside its range, if any is."""
+        for column, (low, high) in self.ranges.items():
+            beyond = embeddings[:, column] - embeddings[:, column].clamp(low, high)
+            if bool(beyond.any()):
+                yield column, beyond
 
     def rewards(self, embeddings: Tensor, weights: Tensor) -> Tensor:
         """Rewards of responses.
@@ -129,6 +149,7 @@ class RewardBasis:
             "temperature": self.temperature,
             "weight_strength": self.weight_strength,
             "encoder": self.encoder,
+            "ranges": {str(column): list(ends) for column, ends in self.ranges.items()},
             "provenance": {"lore": importlib.metadata.version("lore-reward"), **self.provenance},
         }
 
@@ -138,7 +159,7 @@ class RewardBasis:
 
     @classmethod
     def _made(cls, where: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RewardBasis":
-        if config.get("format") != FORMAT:
+        if config.get("format") not in _READ:
             raise RunError(f"{where}: model format {config.get('format')}, this version reads {FORMAT}; train it again")
         try:
             return cls(
@@ -151,6 +172,7 @@ class RewardBasis:
                 weight_strength=config["weight_strength"],
                 encoder=config["encoder"],
                 provenance=config["provenance"],
+                ranges={int(column): (ends[0], ends[1]) for column, ends in config.get("ranges", {}).items()},
             )
         except KeyError as error:
             raise RunError(f"{where}: the model has no {error.args[0]!r}; restore it or train again") from None

@@ -32,7 +32,7 @@ from lore.runs.artifacts import Run, save_users
 from lore.runs.config import TrainConfig
 from lore.runs.data import RunData, config_of, with_time_decay
 from lore.runs.folder import RunFolder
-from lore.runs.training import embed, held_out_of_splits, save_model, split_of_run, sweep_of_run
+from lore.runs.training import embed, held_out_of_splits, length_ranges, save_model, split_of_run, sweep_of_run
 
 
 def embed_step(
@@ -93,7 +93,8 @@ def fit_step(
     for report in (folder.report_html, folder.report_json):
         report.unlink(missing_ok=True)
     provenance = data.config.provenance(data.preferences.fingerprint())
-    basis = save_model(folder, fit, provenance, data.embeddings.fingerprint)
+    ranges = length_ranges(data.embeddings, data.preferences)
+    basis = save_model(folder, fit, provenance, data.embeddings.fingerprint, ranges)
     save_users(folder.users, data.pairs.users, fit_weights(data.pairs, basis).weights)
     write_split(folder.split, parts, data.preferences.fingerprint())
     folder.mark_finished()

@@ -16,6 +16,7 @@ from lore.data.formats import LoadResult
 from lore.data.preferences import ALL_USERS, Preferences
 from lore.data.table import save_table
 from lore.embedding.store import Embeddings, TruncationCounts, encode
+from lore.embedding.tokens import DROPPED
 from lore.errors import ConvergenceWarning, DataError, LoreError
 from lore.evaluation.cautions import cautions
 from lore.evaluation.evaluator import HeldOut
@@ -124,7 +125,9 @@ def _train(
         sweep = sweep_of_run(parts, config, embeddings.reference, checkpoints=folder.checkpoints, progress=progress)
         more_splits = held_out_of_splits(pairs, config, embeddings.reference, progress)
     with timer.phase("personalize"):
-        basis = save_model(folder, sweep.chosen, config.provenance(preferences.fingerprint()), embeddings.fingerprint)
+        provenance = config.provenance(preferences.fingerprint())
+        ranges = length_ranges(embeddings, preferences)
+        basis = save_model(folder, sweep.chosen, provenance, embeddings.fingerprint, ranges)
         weights = fit_weights(pairs, basis).weights
         save_users(folder.users, pairs.users, weights)
         if (added := read_added(folder)) is not None:  # by `lore personalize`, to a run that this one replaces
@@ -321,8 +324,25 @@ def new_split(pairs: Pairs, config: TrainConfig, number: int) -> Split:
     return parts
 
 
-def save_model(folder: RunFolder, fit: Fit, provenance: dict[str, Any], encoder: dict[str, str | int]) -> RewardBasis:
+def length_ranges(embeddings: Embeddings, preferences: Preferences) -> dict[int, tuple[float, float]]:
+    """Return the least and the greatest number of a table in each column that counts how long a response is."""
+    rows = embeddings.rows(preferences)
+    rows = rows[embeddings.status[rows] != DROPPED]
+    ranges = {}
+    for column in embeddings.length_columns if len(rows) else ():
+        numbers = embeddings.vectors[:, column][rows].float()
+        ranges[column] = (float(numbers.min()), float(numbers.max()))
+    return ranges
+
+
+def save_model(
+    folder: RunFolder,
+    fit: Fit,
+    provenance: dict[str, Any],
+    encoder: dict[str, str | int],
+    ranges: dict[int, tuple[float, float]] | None = None,
+) -> RewardBasis:
     """Write the basis of a fit into a run, and return it with its provenance."""
-    basis = replace(fit.basis, encoder=encoder, provenance=provenance)
+    basis = replace(fit.basis, encoder=encoder, provenance=provenance, ranges=ranges or {})
     basis.save(folder.model)
     return basis
