@@ -10,6 +10,7 @@ from torch import Tensor
 
 import tiny_models
 from lore.embedding import EncoderOptions, load_encoder
+from lore.embedding.load import load_layers
 from lore.embedding.tokens import Conversation
 from lore.errors import ConfigError, EncoderError
 
@@ -89,13 +90,36 @@ def test_the_choice_is_part_of_the_fingerprint(model: Path) -> None:
     assert "layer" not in prints[0]
 
 
-def test_layers_that_are_not_there_are_refused(model: Path, reward_model: Path) -> None:
+@pytest.mark.parametrize("options", [{"layer": 1}, {"pooling": "response"}, {"layer": 1, "pooling": "mean"}])
+def test_a_reward_model_keeps_what_its_head_reads_beside_another_layer(
+    reward_model: Path, options: dict[str, Any]
+) -> None:
+    alone, both = load_encoder(str(reward_model)), load_encoder(str(reward_model), EncoderOptions(**options))
+    assert both.dim == 2 * alone.dim
+    assert alone.reference is not None
+    assert both.reference is not None
+    scores = alone.encode(CONVERSATIONS).vectors @ alone.reference
+    torch.testing.assert_close(both.encode(CONVERSATIONS).vectors @ both.reference, scores, rtol=1e-4, atol=1e-5)
+
+
+def test_states_of_several_layers_are_those_of_each(model: Path) -> None:
+    encoder = load_layers(str(model), EncoderOptions(layer="auto"))
+    assert encoder.depth == 2
+    states = encoder.layer_states(CONVERSATIONS, [1, 2])
+    assert set(states) == {(layer, pooling) for layer in (1, 2, None) for pooling in ("last", "response")}
+    for (layer, pooling), vectors in states.items():
+        torch.testing.assert_close(vectors, encoded(model, layer=layer, pooling=pooling), rtol=1e-4, atol=1e-5)
+    again = encoder.layer_states(CONVERSATIONS[:2], [1])  # no hook is left behind
+    torch.testing.assert_close(again[1, "last"], states[1, "last"][:2], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_are_not_there_are_refused(model: Path) -> None:
     with pytest.raises(EncoderError, match="has 2 layers, got `layer` 3"):
         load_encoder(str(model), EncoderOptions(layer=3))
     with pytest.raises(ConfigError, match="`layer` must be a whole number of 1 or more"):
         EncoderOptions(layer=0)
+    with pytest.raises(EncoderError, match="'auto' is chosen on data"):
+        load_encoder(str(model), EncoderOptions(layer="auto"))
     for options in ({"layer": 1}, {"pooling": "response"}):
-        with pytest.raises(EncoderError, match="models without a head"):
-            load_encoder(str(reward_model), EncoderOptions(**options))
         with pytest.raises(EncoderError, match="of language models"):
             load_encoder("minilm", EncoderOptions(**options))

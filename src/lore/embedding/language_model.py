@@ -19,7 +19,7 @@ from lore.embedding.encoder import Encoded, Fingerprint
 from lore.embedding.fingerprints import content_hash, library_versions, short_hash, tokenizer_hash
 from lore.embedding.gguf import unpacked
 from lore.embedding.onednn import can_pack, pack
-from lore.embedding.options import EncoderOptions, torch_dtype
+from lore.embedding.options import EncoderOptions, Pooling, torch_dtype
 from lore.embedding.tokens import ChatTokens, Conversation, LengthLimit, TokenizedBatch
 from lore.errors import EncoderError, MissingExtra, first_line
 
@@ -58,6 +58,10 @@ class LanguageModel:
 
     def __init__(self, name: str, options: EncoderOptions, *, is_reward_model: bool) -> None:
         self._name, self._options = name, options
+        if options.layer == "auto":
+            raise EncoderError(
+                f"encoder {name!r}: `layer` 'auto' is chosen on data by `lore train`; give a number here"
+            )
         self._pooling = options.pooling or "last"
         if self._pooling == "first":
             raise EncoderError(
@@ -202,12 +206,71 @@ class LanguageModel:
         begins = self._begins(conversations, whole, fitted.tokens)
         return Encoded(self._encoded(fitted.tokens, begins).to(torch_dtype(self._options.storage)), fitted.status)
 
+    @property
+    def depth(self) -> int:
+        """Layers of the model; 0 if it does not show them."""
+        layers = getattr(self._base, "layers", None)
+        return len(layers) if isinstance(layers, torch.nn.ModuleList) else 0
+
+    def layer_states(
+        self, conversations: Sequence[Conversation], layers: Sequence[int]
+    ) -> dict[tuple[int | None, Pooling], Tensor]:
+        """Return vectors after several layers, and after the last one and its norm (None), in one pass.
+
+        Args:
+            conversations: to encode.
+            layers: counted from 1.
+
+        Returns:
+            By layer and pooling, "last" and "response", `[conversations, dim]`; zeros for one that was dropped.
+        """
+        whole = self._chat.of(conversations)
+        fitted = self._limit.fit(whole, self._chat.tokenizer.bos_token_id).tokens
+        begins = self._response_begins(conversations, whole, fitted)
+        kinds: tuple[Pooling, ...] = ("last", "response")
+        vectors = {
+            (layer, pooling): torch.zeros(len(fitted), self.dim) for layer in (*layers, None) for pooling in kinds
+        }
+        alone = [row for row in range(len(fitted)) if fitted[row]]
+        for some in batches([len(fitted[row]) for row in alone], self._batch_tokens):
+            rows = [alone[position] for position in some]
+            batch = Padded.of([fitted[row] for row in rows], self._device)
+            for layer, hidden in self._states(batch, layers).items():
+                total, count = _summed(hidden, batch.mask, [begins[row] for row in rows])
+                vectors[layer, "last"][rows] = _at_last(hidden, batch.mask)
+                vectors[layer, "response"][rows] = (total / count).cpu()
+        return vectors
+
+    def _states(self, batch: Padded, layers: Sequence[int]) -> dict[int | None, Tensor]:
+        """Hidden states `[batch, tokens, dim]` after some layers, and (None) after the norm that follows the last."""
+        states: dict[int | None, Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(_module: object, _inputs: object, output: Any) -> None:
+                states[layer] = output if isinstance(output, Tensor) else output[0]
+
+            return hook
+
+        hooks = [self._base.layers[layer - 1].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            with torch.inference_mode():
+                ends = self._base(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        finally:
+            for one in hooks:
+                one.remove()
+        return {**states, None: ends}
+
     def _begins(
         self, conversations: Sequence[Conversation], whole: Sequence[list[int]], fitted: Sequence[list[int]]
     ) -> list[int]:
         """Return the first token that is averaged over, in the tokens that were left by the limit."""
         if self._pooling != "response":
             return [0] * len(fitted)
+        return self._response_begins(conversations, whole, fitted)
+
+    def _response_begins(
+        self, conversations: Sequence[Conversation], whole: Sequence[list[int]], fitted: Sequence[list[int]]
+    ) -> list[int]:
         begins = self._chat.begins(conversations, whole)
         if self._limit.truncation == "left":
             begins = [begin - len(row) + len(rest) for begin, row, rest in zip(begins, whole, fitted, strict=True)]

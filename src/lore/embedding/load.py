@@ -3,16 +3,18 @@
 import importlib.util
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lore.embedding.encoder import Encoder
-from lore.embedding.options import EncoderOptions
+from lore.embedding.options import EncoderOptions, Pooling
 from lore.embedding.packaged import PACKAGED, installed_file
 from lore.errors import EncoderError, MissingExtra, first_line
 
 if TYPE_CHECKING:
     from lore.data.preferences import Preferences
+    from lore.embedding.language_model import LanguageModel
 
 _VECTOR_FILES = (".safetensors", ".npy", ".parquet")
 
@@ -56,10 +58,42 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
 
     architecture = _architecture(name)
     if architecture.endswith("ForSequenceClassification"):
-        return LanguageModel(name, options, is_reward_model=True)
+        return _load_reward_model(name, options)
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return LanguageModel(name, options, is_reward_model=False)
     return SentenceEncoder(name, options)
+
+
+def _load_reward_model(name: str, options: EncoderOptions) -> Encoder:
+    """Load a reward model: what its head reads, and beside it another layer or the response, if one is asked for."""
+    from lore.embedding.blocks import BlockEncoder
+    from lore.embedding.language_model import LanguageModel
+
+    scored = LanguageModel(name, replace(options, layer=None, pooling=_scored_pooling(options)), is_reward_model=True)
+    if options.layer is None and options.pooling != "response":
+        return scored
+    return BlockEncoder(name, [scored, LanguageModel(name, options, is_reward_model=False)], options)
+
+
+def _scored_pooling(options: EncoderOptions) -> Pooling | None:
+    """Return the pooling of the block that a head reads: the last token, unless another one is refused there."""
+    return None if options.layer is not None or options.pooling == "response" else options.pooling
+
+
+def load_layers(name: str, options: EncoderOptions) -> "LanguageModel":
+    """Load a language model, packaged or not, with all its layers and without a head."""
+    from lore.embedding.language_model import LanguageModel
+
+    _quiet_transformers()
+    if name in PACKAGED:
+        options, name = PACKAGED[name].options(options), str(installed_file(name))
+    return LanguageModel(name, replace(options, layer=None, pooling=None), is_reward_model=False)
+
+
+def language_models(name: str) -> list[str]:
+    """Return the names of the language models in the name of an encoder."""
+    names = [name] if Path(name).exists() else name.split("+")
+    return [one for one in names if Path(one).suffix not in _VECTOR_FILES and not _reads_sentences(one)]
 
 
 def _quiet_transformers() -> None:

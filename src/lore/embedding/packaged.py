@@ -28,7 +28,7 @@ class PackagedModel:
         return replace(
             options,
             pooling=options.pooling or "response",
-            layer=options.layer or self.layer,
+            layer=self.layer if options.layer is None else options.layer,
             truncation=options.truncation or "left",
         )
 

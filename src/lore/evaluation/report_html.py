@@ -70,6 +70,7 @@ def report_html(summary: Summary) -> str:
         directions=list(_directions(summary)),
         redacted=summary.texts is None,
         warnings=summary.warnings,
+        layers=_layers(summary),
         made=_made(summary),
     )
 
@@ -125,6 +126,20 @@ def _made(summary: Summary) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in summary.encoder.items())
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary.seconds.items())
     return f"LoRe {summary.version}, seed {summary.config.get('seed')}. Encoder: {versions}. Time: {seconds}."
+
+
+def _layers(summary: Summary) -> list[list[str]]:
+    """Return the cells of the table of layers that were tried, the best first."""
+    tried = sorted(summary.layers, key=lambda one: one["log_loss"])
+    names = {"last": "last token", "response": "mean over the response"}
+    return [
+        [
+            "the last, normed" if one["layer"] is None else str(one["layer"]),
+            names[one["pooling"]],
+            f"{one['log_loss']:.4f}",
+        ]
+        for one in tried
+    ]
 
 
 def _rows(sweep: Sweep, settings: Sequence[str]) -> Iterator[dict[str, Any]]:

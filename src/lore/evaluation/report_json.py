@@ -17,11 +17,12 @@ from lore.files import JsonFormat, read_json
 _RENAMED = {"finding": "headline", "people": "users"}  # names of format 0, whose fits had no `optimality`
 REPORT_FORMAT = JsonFormat(
     name="the report",
-    number=2,
+    number=3,
     fields=frozenset({"lore", "headline", "gain", "data", "warnings", "encoder", "config", "results", "seconds"})
     | frozenset({"calibration", "users", "sensitivity", "learning_curve", "collapse", "noise", "chosen", "fits"}),
     # Formats 0 and 1 had one interval of the gain, over users alone.
-    optional=frozenset({"finding", "cautions", "controls", "reachable", "ties", "without_ties"}),
+    # Format 2 had no `layers`.
+    optional=frozenset({"finding", "cautions", "controls", "reachable", "ties", "without_ties", "layers"}),
 )
 
 
@@ -57,6 +58,7 @@ def report_json(summary: Summary) -> dict[str, Any]:
         "data": {**summary.counts, "split": summary.split.to_json()["pairs"], "dropped": summary.split.dropped},
         "warnings": summary.warnings,
         "encoder": summary.encoder,
+        "layers": [dict(one) for one in summary.layers],
         "config": summary.config,
         **_statistics_json(summary.statistics),
         "chosen": {"family": summary.sweep.chosen.basis.family, "rank": summary.sweep.chosen.basis.rank},

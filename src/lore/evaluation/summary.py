@@ -79,6 +79,7 @@ class Summary:
         config: the arguments of the run.
         seconds: spent in each phase.
         version: of LoRe.
+        layers: of a language model that were tried: `layer`, `pooling` and `log_loss` of each.
         texts: conversations, for the directions; None if they are to stay out of the report.
         pairs: whose rows are these conversations; None if there are no texts.
     """
@@ -94,6 +95,7 @@ class Summary:
     config: dict[str, Any]
     seconds: dict[str, float]
     version: str
+    layers: Sequence[Mapping[str, Any]] = ()
     texts: Preferences | None = None
     pairs: Pairs | None = field(default=None, repr=False)
 

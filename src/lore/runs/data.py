@@ -1,17 +1,24 @@
 """`RunData`: the comparisons that a run was learned from, read again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 
 from lore.data.formats import load
 from lore.data.preferences import Preferences
+from lore.embedding.options import Pooling
 from lore.embedding.store import Embeddings
-from lore.errors import RunError
+from lore.errors import DataError, RunError
+from lore.files import JsonFormat
 from lore.pairs.table import Pairs
 from lore.runs.config import TrainConfig
 from lore.runs.folder import RunFolder
+
+LAYER_FORMAT = JsonFormat(
+    name="the choice of a layer", number=1, fields=frozenset({"layer", "pooling", "conversations", "scores"})
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,27 @@ class RunData:
 
 
 def config_of(folder: RunFolder) -> TrainConfig:
-    """Return the arguments of a run."""
-    return TrainConfig.from_json(folder.state()["config"])
+    """Return the arguments of a run, with the layer that it has chosen."""
+    return with_chosen_layer(TrainConfig.from_json(folder.state()["config"]), folder)
+
+
+def with_chosen_layer(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """Return the arguments of a run with the layer that it has chosen."""
+    if config.encoding.layer != "auto" or not folder.layers.exists():
+        return config
+    values = LAYER_FORMAT.read(folder.layers)[1]
+    if values["pooling"] not in get_args(Pooling):
+        raise DataError(f"{folder.layers}: `pooling` must be one of {', '.join(get_args(Pooling))}; train again")
+    encoding = replace(config.encoding, layer=values["layer"], pooling=values["pooling"])
+    return replace(config, encoding=encoding)
+
+
+def layers_tried(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the layers and poolings that a run has tried, with their log losses; none if it was told which."""
+    if not folder.layers.exists():
+        return []
+    scores: list[dict[str, Any]] = LAYER_FORMAT.read(folder.layers)[1]["scores"]
+    return scores
 
 
 def with_time_decay(preferences: Preferences, config: TrainConfig) -> Preferences:

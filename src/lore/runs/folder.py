@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "split.json"
 
     @property
+    def layers(self) -> Path:
+        """The layer that was chosen, and what was tried, with `layer` "auto"."""
+        return self.path / "layers.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Fits of an unfinished run."""
         return self.path / "checkpoints"

@@ -2,19 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from lore.data.checks import CheckReport, check
 from lore.data.formats import LoadResult
 from lore.data.issues import DataIssue
-from lore.data.preferences import Preferences
-from lore.embedding.store import Embeddings
 from lore.errors import LoreError
 from lore.runs.config import TrainConfig
 from lore.runs.data import all_pairs, with_time_decay
-from lore.runs.training import config_for, new_split
+from lore.runs.splits import Unembedded, config_for, new_split
 
 
 def check_for_training(loaded: LoadResult, config: TrainConfig | None = None) -> CheckReport:
@@ -31,23 +25,9 @@ def check_for_training(loaded: LoadResult, config: TrainConfig | None = None) ->
     config = config_for(preferences, config or TrainConfig())
     try:
         decayed = with_time_decay(preferences, config)
-        new_split(all_pairs(decayed, _Unembedded.of(preferences), config), config, 0)
+        new_split(all_pairs(decayed, Unembedded.of(preferences), config), config, 0)
     except LoreError as error:
         where = preferences.origin.describe([], 0)
         fatal = DataIssue("cannot be split", True, f"{where}: {error}", len(preferences))
         return replace(report, issues=[fatal, *report.issues])
     return report
-
-
-class _Unembedded(Embeddings):
-    """A table of vectors of one zero each, a row for each conversation."""
-
-    @classmethod
-    def of(cls, preferences: Preferences) -> "_Unembedded":
-        rows = preferences.rows
-        status = torch.zeros(rows, dtype=torch.uint8)
-        return cls(torch.zeros(rows, 1), np.zeros(0, dtype="S16"), status, {}, None)
-
-    def rows(self, preferences: Preferences) -> Tensor:
-        """Return the rows themselves."""
-        return torch.arange(preferences.rows)

@@ -32,7 +32,9 @@ from lore.runs.artifacts import Run, save_users
 from lore.runs.config import TrainConfig
 from lore.runs.data import RunData, config_of, with_time_decay
 from lore.runs.folder import RunFolder
-from lore.runs.training import embed, held_out_of_splits, length_ranges, save_model, split_of_run, sweep_of_run
+from lore.runs.layers import with_layer
+from lore.runs.splits import split_of_run
+from lore.runs.training import embed, held_out_of_splits, length_ranges, save_model, sweep_of_run
 
 
 def embed_step(
@@ -43,7 +45,7 @@ def embed_step(
     folder.begin(config.to_json(), preferences.fingerprint(), force=force)
     save_table(preferences, folder.preferences)
     try:
-        return embed(preferences, config, folder, progress)
+        return embed(preferences, with_layer(preferences, config, folder, progress), folder, progress)
     except LoreError:
         folder.mark_refused()
         raise

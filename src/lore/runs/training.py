@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lore.data.checks import CheckReport, check
 from lore.data.formats import LoadResult
-from lore.data.preferences import ALL_USERS, Preferences
+from lore.data.preferences import Preferences
 from lore.data.table import save_table
 from lore.embedding.store import Embeddings, TruncationCounts, encode
 from lore.embedding.tokens import DROPPED
@@ -30,16 +30,17 @@ from lore.files import write_text
 from lore.fitting.basis import RewardBasis
 from lore.fitting.config import Fit, FitConfig, Rank
 from lore.fitting.personalize import fit_weights
-from lore.pairs.splits import Split, read_split, split, write_split
+from lore.pairs.splits import Split, write_split
 from lore.pairs.table import Pairs
 from lore.progress import Progress, silent
 from lore.runs.added import read_added, save_with_added
 from lore.runs.artifacts import save_users
 from lore.runs.config import TrainConfig
-from lore.runs.data import all_pairs, with_time_decay
+from lore.runs.data import all_pairs, layers_tried, with_time_decay
 from lore.runs.folder import RunFolder
+from lore.runs.layers import with_layer
 from lore.runs.paper.protocols import load_settings
-from lore.runs.paper.splits import experiment_split
+from lore.runs.splits import config_for, new_split, split_of_run
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def _train(
     timer = PhaseTimer()
     save_table(preferences, folder.preferences)
     with timer.phase("embed"):
+        config = with_layer(preferences, config, folder, progress)
         embeddings = embed(preferences, config, folder, progress, reuse)
     pairs = all_pairs(decayed, embeddings, config)
     parts = split_of_run(folder, preferences, pairs, config)
@@ -146,6 +148,7 @@ def _train(
         config=run_arguments(config),
         seconds=timer.seconds,
         version=importlib.metadata.version("lore-reward"),
+        layers=layers_tried(folder),
         texts=None if config.redact else preferences,
         pairs=pairs,
     )
@@ -289,39 +292,6 @@ class PhaseTimer:
             yield
         finally:
             self.seconds[name] = round(time.perf_counter() - begin, 2)
-
-
-def config_for(preferences: Preferences, config: TrainConfig) -> TrainConfig:
-    """Return the arguments for a table: where it names no user, none can be kept out of learning the basis."""
-    return replace(config, unseen=0.0) if preferences.users == [ALL_USERS] else config
-
-
-def split_of_run(folder: RunFolder, preferences: Preferences, pairs: Pairs, config: TrainConfig) -> Split:
-    """Return the split that the run has already, or a new one by its arguments.
-
-    Raises:
-        DataError: `split_file` is of other data, or the data are too few for a split.
-    """
-    if config.split_file is not None:
-        return read_split(Path(config.split_file), preferences.fingerprint(), pairs)
-    if pairs.ratings is None and folder.split.exists():
-        return read_split(folder.split, preferences.fingerprint(), pairs)
-    if config.experiment is not None:
-        settings = load_settings(config.experiment, config.protocol)
-        return experiment_split(config.experiment, settings, preferences, pairs, config.seed)
-    return new_split(pairs, config, 0)
-
-
-def new_split(pairs: Pairs, config: TrainConfig, number: int) -> Split:
-    """Return a split by the arguments of a run, the `number`-th of its rotations."""
-    test = max(config.test, 1 / config.splits) if config.splits > 1 else config.test
-    rotation = (number, config.splits)
-    parts = split(pairs, unseen=config.unseen, test=test, seed=config.seed, by=config.split_by, rotation=rotation)
-    if config.train_pairs is not None:
-        parts = replace(parts, seen_train=parts.seen_train.shots(config.train_pairs, config.seed))
-    if config.shots is not None:
-        parts = replace(parts, unseen_shots=parts.unseen_shots.shots(config.shots, config.seed))
-    return parts
 
 
 def length_ranges(embeddings: Embeddings, preferences: Preferences) -> dict[int, tuple[float, float]]:
