@@ -76,6 +76,7 @@ def test_the_fingerprint_names_every_block(causal: Path) -> None:
     first = load_encoder(f"minilm+{causal}", EncoderOptions(layer=1)).fingerprint
     second = load_encoder(f"minilm+{causal}", EncoderOptions(layer=2)).fingerprint
     assert {key for key in first if first[key] != second[key]} == {"block 2, layer"}
+    assert first["encoder"] == f"minilm+{causal.name}"  # wherever the folder lies
 
 
 @pytest.mark.parametrize("name", ["minilm+", "+minilm"])
@@ -129,7 +130,7 @@ def test_each_block_is_stored_once_whatever_it_stands_beside(table: Preferences,
     before = {id(one): one.encoded for one in (first, second, third)}
 
     def embedded(*blocks: _Letters) -> list[int]:
-        encoder = BlockEncoder("+", blocks, EncoderOptions()) if len(blocks) > 1 else blocks[0]
+        encoder = BlockEncoder(blocks, EncoderOptions()) if len(blocks) > 1 else blocks[0]
         for block in blocks:
             before[id(block)] = block.encoded
         release(tmp_path)
@@ -146,7 +147,7 @@ def test_each_block_is_stored_once_whatever_it_stands_beside(table: Preferences,
     assert embedded(second) == [0]
     assert embedded(_Letters("fourth"))[0] == table.rows
     assert embedded(first, second) == [0, 0]
-    assert plan(table, BlockEncoder("+", [first, third], EncoderOptions()), tmp_path).present == table.rows
+    assert plan(table, BlockEncoder([first, third], EncoderOptions()), tmp_path).present == table.rows
 
 
 def test_the_store_of_a_single_encoder_serves_as_a_block(table: Preferences, tmp_path: Path) -> None:
@@ -154,9 +155,9 @@ def test_the_store_of_a_single_encoder_serves_as_a_block(table: Preferences, tmp
     alone = encode(table, first, tmp_path)
     counted = first.encoded
     with pytest.raises(StoreError, match="made by another encoder"):
-        encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
+        encode(table, BlockEncoder([first, second], EncoderOptions()), tmp_path)
     release(tmp_path)
-    both = encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
+    both = encode(table, BlockEncoder([first, second], EncoderOptions()), tmp_path)
     assert first.encoded == counted + 2 * 8  # the texts that scales are measured on
     assert torch.equal(both.vectors[both.rows(table), : first.dim], alone.vectors[alone.rows(table)])
 
@@ -164,7 +165,7 @@ def test_the_store_of_a_single_encoder_serves_as_a_block(table: Preferences, tmp
 def test_blocks_resume_each_on_its_own(table: Preferences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lore.embedding.store._SHARD", 4)
     first, second = _Letters("first"), _Letters("second", 3.0)
-    blocks = BlockEncoder("+", [first, second], EncoderOptions())
+    blocks = BlockEncoder([first, second], EncoderOptions())
     counted, whole = (first.encoded, second.encoded), second.encode
     stop_at = second.encoded + 8
 
@@ -185,9 +186,9 @@ def test_blocks_resume_each_on_its_own(table: Preferences, tmp_path: Path, monke
 
 def test_erased_conversations_leave_every_store(table: Preferences, tmp_path: Path) -> None:
     first, second, third = _Letters("first"), _Letters("second", 3.0), _Letters("third")
-    encode(table, BlockEncoder("+", [first, third], EncoderOptions()), tmp_path)
+    encode(table, BlockEncoder([first, third], EncoderOptions()), tmp_path)
     release(tmp_path)
-    encode(table, BlockEncoder("+", [first, second], EncoderOptions()), tmp_path)
+    encode(table, BlockEncoder([first, second], EncoderOptions()), tmp_path)
     assert Embeddings.drop(tmp_path, table.conversation_keys()[:2]) == 6
     assert len(Embeddings.load(tmp_path)) == table.rows - 2
     before = third.encoded
@@ -214,7 +215,7 @@ def test_a_file_of_vectors_stands_beside_an_encoder(table: Preferences, tmp_path
 def test_many_joined_vectors_are_kept_in_a_file(
     table: Preferences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = BlockEncoder("+", [_Letters("first"), _Letters("second", 3.0)], EncoderOptions())
+    blocks = BlockEncoder([_Letters("first"), _Letters("second", 3.0)], EncoderOptions())
     expected = encode(table, blocks, tmp_path).vectors
     monkeypatch.setattr("lore.embedding.block_store._IN_MEMORY", 0)
     assert torch.equal(Embeddings.load(tmp_path).vectors, expected)
@@ -222,7 +223,7 @@ def test_many_joined_vectors_are_kept_in_a_file(
 
 
 def test_damaged_names_of_blocks_are_refused(table: Preferences, tmp_path: Path) -> None:
-    encode(table, BlockEncoder("+", [_Letters("first"), _Letters("second")], EncoderOptions()), tmp_path)
+    encode(table, BlockEncoder([_Letters("first"), _Letters("second")], EncoderOptions()), tmp_path)
     (tmp_path / "blocks.json").write_text('{"format": 9}')
     with pytest.raises(StoreError, match="reads up to 1"):
         Embeddings.load(tmp_path)

@@ -36,11 +36,10 @@ class BlockEncoder:
         storage: dtype of the joined vectors.
     """
 
-    def __init__(self, name: str, encoders: Sequence[Encoder], options: EncoderOptions) -> None:
+    def __init__(self, encoders: Sequence[Encoder], options: EncoderOptions) -> None:
         """Put encoders side by side.
 
         Args:
-            name: of the whole, such as "minilm+model.gguf".
             encoders: two or more.
             options: of which only `storage` is read.
         """
@@ -50,7 +49,8 @@ class BlockEncoder:
         self.dim = sum(encoder.dim for encoder in self.blocks)
         heads, dims = [encoder.reference for encoder in self.blocks], [encoder.dim for encoder in self.blocks]
         self.reference = joined_reference(heads, self.scales, dims)
-        self.fingerprint: Fingerprint = {"encoder": name, "storage": options.storage}
+        names = [str(encoder.fingerprint.get("encoder", type(encoder).__name__)) for encoder in self.blocks]
+        self.fingerprint: Fingerprint = {"encoder": "+".join(names), "storage": options.storage}
         for number, encoder in enumerate(self.blocks, start=1):
             self.fingerprint |= {f"block {number}, {key}": value for key, value in encoder.fingerprint.items()}
 

@@ -72,7 +72,7 @@ def _load_reward_model(name: str, options: EncoderOptions) -> Encoder:
     scored = LanguageModel(name, replace(options, layer=None, pooling=_scored_pooling(options)), is_reward_model=True)
     if options.layer is None and options.pooling != "response":
         return scored
-    return BlockEncoder(name, [scored, LanguageModel(name, options, is_reward_model=False)], options)
+    return BlockEncoder([scored, LanguageModel(name, options, is_reward_model=False)], options)
 
 
 def _scored_pooling(options: EncoderOptions) -> Pooling | None:
@@ -121,7 +121,7 @@ def _load_blocks(name: str, options: EncoderOptions, preferences: "Preferences |
         else load_encoder(one, options, preferences)
         for one in names
     ]
-    return BlockEncoder(name, blocks, options)
+    return BlockEncoder(blocks, options)
 
 
 def _reads_sentences(name: str) -> bool:
