@@ -119,10 +119,10 @@ class FakePolars:
     ("name", "content", "words"),
     [
         ("latin.csv", table(",").replace("apple", "äpfel", 1).encode("latin-1"), r"line 2: byte 0xe4 is not UTF-8"),
-        ("cut.jsonl.gz", gzip.compress(LINES.encode())[:-20], "cannot be read"),
+        ("cut.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-20], "cannot be read"),
         ("no.zip", b"PK", "not a readable zip file"),
         ("empty.zip", b"PK\x05\x06" + bytes(18), "unknown kind of file"),
-        ("x.txt.gz", gzip.compress(b"x"), "unknown kind of file"),
+        ("x.txt.gz", gzip.compress(b"x", mtime=0), "unknown kind of file"),
         ("twice.csv", b"user_id,chosen,chosen\na,b,c\n", "'chosen' stands twice"),
         ("quotes.csv", table(",").replace("\r\n", ",more\r\n", 2).encode(), "5 fields where the header has 4|fields"),
         ("list_of_texts.json", b'["a", "b"]', "item 1, 2|items 1, 2: not a JSON object"),
