@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import tiny_models
 from lore.data.formats import LoadResult, load_with_issues
@@ -121,6 +122,13 @@ def test_a_reward_model_keeps_its_head(tmp_path: Path) -> None:
     report = json.loads((run / "report.json").read_text())
     assert "reference" in {result["model"] for result in report["results"]}
     assert len(report["layers"]) == 4
+
+
+def test_a_file_of_vectors_may_stand_beside(model: Path, tmp_path: Path) -> None:
+    loaded = planted(model, EncoderOptions(layer=2, pooling="response"), prompts=20)
+    save_file({"embeddings": torch.randn(loaded.preferences.rows, 3)}, tmp_path / "vectors.safetensors")
+    config = TrainConfig(f"{tmp_path / 'vectors.safetensors'}+{model}", "gaussian", encoding=AUTO)
+    assert len(choose_layer(loaded.preferences, config, lambda *_: None).scores) == 10
 
 
 @pytest.mark.parametrize("encoder", ["minilm", "{model}+{model}"])

@@ -34,7 +34,7 @@ def load_encoder(name: str, options: EncoderOptions | None = None, preferences: 
         MissingExtra: the packages for it are not installed.
     """
     options = options or EncoderOptions()
-    if "+" in name and not Path(name).exists():
+    if len(block_names(name)) > 1:
         return _load_blocks(name, options, preferences)
     if Path(name).suffix in _VECTOR_FILES and not Path(name).is_dir():
         if preferences is None:
@@ -90,10 +90,14 @@ def load_layers(name: str, options: EncoderOptions) -> "LanguageModel":
     return LanguageModel(name, replace(options, layer=None, pooling=None), is_reward_model=False)
 
 
+def block_names(name: str) -> list[str]:
+    """Return the names of the encoders that stand side by side in a name."""
+    return [name] if Path(name).exists() else name.split("+")
+
+
 def language_models(name: str) -> list[str]:
     """Return the names of the language models in the name of an encoder."""
-    names = [name] if Path(name).exists() else name.split("+")
-    return [one for one in names if Path(one).suffix not in _VECTOR_FILES and not _reads_sentences(one)]
+    return [one for one in block_names(name) if Path(one).suffix not in _VECTOR_FILES and not _reads_sentences(one)]
 
 
 def _quiet_transformers() -> None:
@@ -112,7 +116,7 @@ def _load_blocks(name: str, options: EncoderOptions, preferences: "Preferences |
     from lore.embedding.blocks import BlockEncoder, sentence_options
     from lore.embedding.sentence import SentenceEncoder
 
-    names = name.split("+")
+    names = block_names(name)
     if not all(names):
         raise EncoderError(f"{name}: encoders side by side are names with + between them; name one on each side")
     blocks = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lore.data.preferences import Preferences
-from lore.embedding.load import language_models, load_encoder, load_layers
+from lore.embedding.load import block_names, language_models, load_encoder, load_layers
 from lore.embedding.options import EncoderOptions, Pooling
 from lore.embedding.tokens import Conversation
 from lore.errors import ConfigError, DataError
@@ -105,17 +105,14 @@ def choose_layer(preferences: Preferences, config: TrainConfig, progress: Progre
     name = language_models(config.encoder)[0]
     pairs, rows = _sample(preferences, config)
     conversations = [preferences.conversation(row) for row in rows.tolist()]
-    beside = [load_encoder(one, _plain(config.encoding)) for one in config.encoder.split("+") if one != name]
-    blocks = [encoder.encode(conversations).vectors for encoder in beside]
+    others = [one for one in block_names(config.encoder) if one != name]
+    plain = EncoderOptions(dtype=config.encoding.dtype, batch_tokens=config.encoding.batch_tokens)
+    blocks = [load_encoder(one, plain, preferences).encode(conversations).vectors for one in others]
     scores = [
         LayerScore(layer, pooling, _log_loss(pairs, rows, [*blocks, vectors], config.seed))
         for (layer, pooling), vectors in _all_states(name, config.encoding, conversations, progress).items()
     ]
     return LayerChoice(tuple(scores), len(rows))
-
-
-def _plain(options: EncoderOptions) -> EncoderOptions:
-    return EncoderOptions(dtype=options.dtype, batch_tokens=options.batch_tokens)
 
 
 def _sample(preferences: Preferences, config: TrainConfig) -> tuple[Pairs, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lore.data.formats import load_with_issues
 from lore.embedding import EncoderOptions
+from lore.embedding.packaged import default_encoder
 from lore.errors import ConfigError, RunError
 from lore.progress import Progress, silent
 from lore.runs.config import Experiment, ProtocolName, TrainConfig
@@ -25,7 +26,7 @@ def reproduce(
     embeddings: str | Path | None = None,
     protocol: ProtocolName = "lore",
     concentration: float | None = None,
-    encoder: str = "minilm",
+    encoder: str | None = None,
     encoding: EncoderOptions | None = None,
     seed: int | None = None,
     split_file: str | Path | None = None,
@@ -43,7 +44,7 @@ def reproduce(
             (personalllm), instead of an encoder.
         protocol: "lore", converged and validated, or "original", the published number of steps and rates.
         concentration: Dirichlet parameter of the simulated users, instead of the 0.1 of the settings (personalllm).
-        encoder: what `lore.embedding.load_encoder` takes.
+        encoder: what `lore.embedding.load_encoder` takes; the best that is installed by default.
         encoding: how it encodes.
         seed: of users, splits and fits; 0 by default, drawn by "original", which has none.
         split_file: the `split.json` of another run of the experiment, whose split to take (prism, tldr).
@@ -64,7 +65,7 @@ def reproduce(
             raise ConfigError(f"`concentration` must be a positive number, got {concentration}")
         settings = replace(settings, sampling=settings.sampling | {"concentration": concentration})
     config = TrainConfig(
-        encoder=encoder,
+        encoder=encoder or default_encoder(),
         family="simplex",
         ranks=settings.ranks,
         seed=seed,
