@@ -155,3 +155,15 @@ def test_a_broken_row_of_an_export_is_named_with_its_place(name: ExportFormat) -
     for row in BROKEN[name]:
         with pytest.raises(DataError, match=r"list, row 1: .*; "):
             load([row], format=name)
+
+
+def test_rankings_that_lost_their_ranks_are_no_rankings() -> None:
+    """Argilla's client gives the names in the order of the options; the second row is as its server gives it."""
+    record = {"prompt": "Why?", "first": "Because.", "second": "No idea.", "order.responses.users": ["u0"]}
+    lost = record | {"order.responses": [["first", "second"]]}
+    with pytest.raises(DataError, match=r"rankings without ranks, which Argilla's client drops"):
+        load([lost])
+    ranks = [[{"value": "first", "rank": 2}, {"value": "second", "rank": 1}]]
+    loaded = load_with_issues([lost, record | {"order.responses": ranks}])
+    assert ["without ranks" in issue.message for issue in loaded.issues] == [True]
+    assert len(loaded.preferences) == 1

@@ -1,7 +1,8 @@
 """Argilla's records, flattened (`records.to_list(flatten=True)`): parallel lists of responses, users and statuses.
 
 A ranking becomes a row of `ranked`, and a rating one of `ratings`; if its column is not called `response`, name it. A
-label is the name of the winner: of the column `left` or `right`, which must be named.
+label is the name of the winner: of the column `left` or `right`, which must be named. Argilla's own client leaves the
+ranks of a ranking out, and gives the names in the order of the options: that is no ranking.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,13 +41,25 @@ def rows(row: Row) -> Iterator[dict[str, Any]]:
                 continue
             kind = _kind(row, value)
             if kind is None:
-                row.warn("answers that are no ranking, rating or label of the columns", "they are left out")
+                _leave_out(row, value)
             elif kind == "ranked":
                 ranks = [float(one["rank"]) for one in value]
                 for ranked in by_rank(row, ranks, [record[one["value"]] for one in value]):
                     yield shared | {"user_id": user} | ranked
             else:
                 yield shared | {"user_id": user, kind: value}
+
+
+def _leave_out(row: Row, value: Any) -> None:
+    """Say why an answer cannot be used."""
+    names = isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
+    if names and all(one in row.record for one in value):
+        row.warn(
+            "rankings without ranks, which Argilla's client drops (their order is that of the options)",
+            "they are left out; export `value` and `rank` of each, as Argilla's server gives them",
+        )
+    else:
+        row.warn("answers that are no ranking, rating or label of the columns", "they are left out")
 
 
 def _values(row: Row, question: str) -> list[Any]:
