@@ -80,6 +80,14 @@ def test_a_report_and_a_run_of_format_1_are_read(run: Path) -> None:
     assert (config.min_pairs, config.splits) == (5, 1)
 
 
+def test_a_report_and_a_model_of_yesterday_are_read(run: Path) -> None:
+    report = read_report(OLD / "report-2.json")
+    assert "layers" not in report
+    assert report["finding"]["groups"]
+    assert json.loads((run / "model" / "config.json").read_text())["format"] == 1
+    assert Run.load(run).basis.ranges == {}
+
+
 def test_an_old_database_keeps_choices_and_erasures(run: Path) -> None:
     application = Application(run, encoder=HashEncoder())
     try:
@@ -140,7 +148,7 @@ def test_what_is_not_understood_is_refused_with_the_remedy(run: Path, name: str)
     read, path = READERS[name], run / name
     written = path.read_text()
     changed(path, lambda value: {"format": 99, **as_object(value)})
-    with pytest.raises(LoreError, match=r"has format 99, this version reads up to [12]; install a newer"):
+    with pytest.raises(LoreError, match=r"has format 99, this version reads up to [123]; install a newer"):
         read(run)
     for change, words in (
         (

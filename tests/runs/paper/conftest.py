@@ -18,7 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = None if found.recipe is None else replace(found.recipe, steps=60, few_shot_steps=40)
         return replace(found, ranks=(0, 1, 2), shots=(1, 5), trials=2, sampling=SMALL[experiment], recipe=recipe)
 
-    for module in ("lore.runs.paper.reproduce", "lore.runs.training"):
+    for module in ("lore.runs.paper.reproduce", "lore.runs.splits", "lore.runs.training"):
         monkeypatch.setattr(f"{module}.load_settings", read_small)
     monkeypatch.setattr("lore.embedding.store.load_encoder", lambda *_: HashEncoder(reference=torch.ones(26)))
 
