@@ -51,7 +51,7 @@ def missing_default() -> str | None:
     if os.environ.get(_DEFAULT) or is_installed(_BEST):
         return None
     return (
-        f"{_BEST} is not installed: texts are read by MiniLM alone, which has cost 2 to 9 points of accuracy on public "
+        f"{_BEST} is not installed: texts are read by MiniLM alone, which cost 1 to 7 points of accuracy on public "
         f"data; pip install 'lore-reward[gguf]' && lore download {_BEST}"
     )
 
