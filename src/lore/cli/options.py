@@ -165,10 +165,10 @@ class EncodingOptions:
 
     def name(self) -> str:
         """Return the encoder that was named, or the default one; say so if a better one could be installed."""
-        from lore.embedding.packaged import default_encoder, missing_default
+        from lore.embedding.packaged import default_encoder
 
-        if self.encoder is None and (missing := missing_default()):
-            typer.echo(missing, err=True)
+        if self.encoder is None:
+            say_what_is_missing()
         return self.encoder or default_encoder()
 
     def options(self) -> "EncoderOptions":
@@ -186,6 +186,14 @@ class EncodingOptions:
             except json.JSONDecodeError:
                 choices[name] = value
         return EncoderOptions(**choices)
+
+
+def say_what_is_missing() -> None:
+    """Say in a line that a better encoder could be installed, if one could."""
+    from lore.embedding.packaged import missing_default
+
+    if missing := missing_default():
+        typer.echo(missing, err=True)
 
 
 @dataclass(frozen=True)

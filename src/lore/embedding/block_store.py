@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lore.embedding.blocks import BlockEncoder, joined_reference
-from lore.embedding.encoder import Encoder, Fingerprint
+from lore.embedding.blocks import BlockEncoder, joined_reference, side_by_side
+from lore.embedding.encoder import Encoded, Encoder, Fingerprint
 from lore.embedding.fingerprints import length_columns, short_hash
 from lore.embedding.options import torch_dtype
 from lore.embedding.shards import MANIFEST, Contents, StoreFolder, mapped, refuse_other
-from lore.embedding.tokens import DROPPED
 from lore.errors import DataError, StoreError
 from lore.files import JsonFormat
 
@@ -160,7 +159,7 @@ def _joined(parts: Sequence[Contents], scales: Sequence[float], dtype: torch.dty
         order = np.argsort(part.keys)
         rows.append(torch.from_numpy(order[np.searchsorted(part.keys, keys, sorter=order)]))
     dim = sum(part.vectors.shape[1] for part in parts)
-    status = torch.stack([part.status[row] for part, row in zip(parts, rows, strict=True)]).amax(0)
+    status = torch.empty(len(keys), dtype=torch.uint8)
     if len(keys) * dim * dtype.itemsize <= _IN_MEMORY:
         vectors = torch.empty(len(keys), dim, dtype=dtype)
     else:
@@ -168,6 +167,9 @@ def _joined(parts: Sequence[Contents], scales: Sequence[float], dtype: torch.dty
             pass  # the file lives as long as the tensor
     for begin in range(0, len(keys), _COPIED):
         some = slice(begin, begin + _COPIED)
-        scaled = [part.vectors[row[some]].float() * scale for part, row, scale in zip(parts, rows, scales, strict=True)]
-        vectors[some] = (torch.cat(scaled, dim=1) * (status[some] != DROPPED)[:, None]).to(dtype)
+        blocks = [
+            Encoded(part.vectors[row[some]], part.status[row[some]]) for part, row in zip(parts, rows, strict=True)
+        ]
+        joined = side_by_side(blocks, scales, dtype)
+        vectors[some], status[some] = joined.vectors, joined.status
     return Contents(keys, status, vectors)

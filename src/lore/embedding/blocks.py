@@ -57,10 +57,14 @@ class BlockEncoder:
     def encode(self, conversations: Sequence[Conversation]) -> Encoded:
         """One vector a conversation, in order; zeros for one that a block dropped."""
         blocks = [encoder.encode(conversations) for encoder in self.blocks]
-        scaled = [block.vectors.float() * scale for block, scale in zip(blocks, self.scales, strict=True)]
-        status = torch.stack([block.status for block in blocks]).amax(0)
-        vectors = torch.cat(scaled, dim=1) * (status != DROPPED)[:, None]
-        return Encoded(vectors.to(self.storage), status)
+        return side_by_side(blocks, self.scales, self.storage)
+
+
+def side_by_side(blocks: Sequence[Encoded], scales: Sequence[float], storage: torch.dtype) -> Encoded:
+    """Return the scaled vectors of the same conversations in one row each; zeros for one that a block dropped."""
+    scaled = [block.vectors.float() * scale for block, scale in zip(blocks, scales, strict=True)]
+    status = torch.stack([block.status for block in blocks]).amax(0)
+    return Encoded((torch.cat(scaled, dim=1) * (status != DROPPED)[:, None]).to(storage), status)
 
 
 def joined_reference(heads: Sequence[Tensor | None], scales: Sequence[float], dims: Sequence[int]) -> Tensor | None:

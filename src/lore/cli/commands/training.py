@@ -21,6 +21,7 @@ from lore.cli.options import (
     Splits,
     parse_rank,
     parse_ranks,
+    say_what_is_missing,
     with_option_groups,
 )
 from lore.cli.output import program, progress_bars, show_outcome, show_results
@@ -33,11 +34,9 @@ def demo(
     force: Force = False,
 ) -> None:
     """Do the whole job on the embedded data: 400 simulated users judge small answers to everyday questions."""
-    from lore.embedding.packaged import missing_default
     from lore.runs.demo import run_demo
 
-    if missing := missing_default():
-        typer.echo(missing, err=True)
+    say_what_is_missing()
     with progress_bars() as progress:
         outcome = run_demo(out, seed=seed, force=force, progress=progress)
     show_outcome(outcome)
