@@ -31,6 +31,12 @@ def test_a_packaged_model_is_found_without_importing_its_package(package: Path) 
 
 
 @pytest.mark.usefixtures("package")
+def test_its_last_layer_can_be_asked_for() -> None:
+    """So that `layer` "auto" may choose it: None is the model's own choice."""
+    assert "layer" not in load_encoder("smollm2", EncoderOptions(layer="last")).fingerprint
+
+
+@pytest.mark.usefixtures("package")
 def test_its_layer_is_its_own_unless_another_is_named() -> None:
     with pytest.raises(EncoderError, match="has 2 layers, got `layer` 20"):
         load_encoder("smollm2")

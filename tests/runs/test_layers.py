@@ -16,7 +16,8 @@ from lore.embedding import EncoderOptions, load_encoder
 from lore.errors import ConfigError
 from lore.runs.artifacts import Run
 from lore.runs.config import TrainConfig
-from lore.runs.data import RunData
+from lore.runs.data import LAYER_FORMAT, RunData, with_chosen_layer
+from lore.runs.folder import RunFolder
 from lore.runs.layers import choose_layer
 from lore.runs.rewards import PersonalRewards
 from lore.runs.splits import new_split
@@ -110,6 +111,12 @@ def test_a_run_chooses_once_and_remembers(model: Path, tmp_path: Path, monkeypat
     assert Run.load(run).options == finished.options
 
 
+def test_a_chosen_end_is_the_last_layer_of_any_model(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    LAYER_FORMAT.write(folder.layers, {"layer": None, "pooling": "last", "conversations": 1, "scores": []})
+    assert with_chosen_layer(TrainConfig("smollm2", encoding=AUTO), folder).encoding.layer == "last"
+
+
 def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
@@ -137,5 +144,5 @@ def test_a_layer_is_chosen_for_one_language_model(model: Path, encoder: str) -> 
     config = TrainConfig(encoder.format(model=model), "gaussian", encoding=AUTO)
     with pytest.raises(ConfigError, match="one language model"):
         choose_layer(loaded.preferences, config, lambda *_: None)
-    with pytest.raises(ConfigError, match="whole number of 1 or more, or 'auto'"):
+    with pytest.raises(ConfigError, match="whole number of 1 or more, 'last' or 'auto'"):
         replace(AUTO, layer=0)

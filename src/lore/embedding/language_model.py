@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class LanguageModel:
     """
 
     def __init__(self, name: str, options: EncoderOptions, *, is_reward_model: bool) -> None:
+        options = replace(options, layer=None) if options.layer == "last" else options
         self._name, self._options = name, options
         if options.layer == "auto":
             raise EncoderError(
@@ -83,7 +84,7 @@ class LanguageModel:
         self.reference: Tensor | None = None if self._head is None else self._head.weight
         self.fingerprint = self._fingerprint()
         self._base = self._model.base_model if is_reward_model else self._model
-        if options.layer is not None:
+        if isinstance(options.layer, int):
             _cut_layers(self._base, options.layer, name)
         self._preamble = self._preamble_length()
         self._shares = False

@@ -69,6 +69,7 @@ def _load_reward_model(name: str, options: EncoderOptions) -> Encoder:
     from lore.embedding.blocks import BlockEncoder
     from lore.embedding.language_model import LanguageModel
 
+    options = replace(options, layer=None) if options.layer == "last" else options
     scored = LanguageModel(name, replace(options, layer=None, pooling=_scored_pooling(options)), is_reward_model=True)
     if options.layer is None and options.pooling != "response":
         return scored

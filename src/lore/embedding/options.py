@@ -23,8 +23,8 @@ class EncoderOptions:
         pooling: which hidden states make the vector: that of the last token, their mean, that of the first token, or
             the mean over the response's tokens, which have read the prompt.
         layer: of a language model, after which the hidden states are taken, as they are there; those after it are not
-            computed. After the last one and its norm by default. "auto" lets `lore train` choose layer and pooling by
-            held-out groups.
+            computed. "last", after the last one and its norm, is the default but for packaged models. "auto" lets
+            `lore train` choose layer and pooling by held-out groups.
         max_length: tokens of a conversation at most; the model's own limit by default.
         truncation: what happens to a longer one: "error" refuses it, "drop" leaves out its comparisons, "left" and
             "right" cut that end.
@@ -37,7 +37,7 @@ class EncoderOptions:
     """
 
     pooling: Pooling | None = None
-    layer: int | Literal["auto"] | None = None
+    layer: int | Literal["auto", "last"] | None = None
     max_length: int | None = None
     truncation: Truncation | None = None
     dtype: DtypeName | None = None
@@ -59,11 +59,11 @@ class EncoderOptions:
                 raise ConfigError(f"`{name}` must be one of {', '.join(get_args(kind))}, got {value!r}")
         for name, minimum in (("max_length", 8), ("batch_tokens", 1), ("layer", 1)):
             value = getattr(self, name)
-            if (name, value) == ("layer", "auto") or value is None:
+            if value is None or (name == "layer" and value in ("auto", "last")):
                 continue
             if type(value) is not int or value < minimum:
-                auto = ", or 'auto'" if name == "layer" else ""
-                raise ConfigError(f"`{name}` must be a whole number of {minimum} or more{auto}, got {value!r}")
+                words = ", 'last' or 'auto'" if name == "layer" else ""
+                raise ConfigError(f"`{name}` must be a whole number of {minimum} or more{words}, got {value!r}")
         if not isinstance(self.share_prompts, bool):
             raise ConfigError(f"`share_prompts` must be true or false, got {self.share_prompts!r}")
 

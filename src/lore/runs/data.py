@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -66,7 +66,8 @@ def with_chosen_layer(config: TrainConfig, folder: RunFolder) -> TrainConfig:
     values = LAYER_FORMAT.read(folder.layers)[1]
     if values["pooling"] not in get_args(Pooling):
         raise DataError(f"{folder.layers}: `pooling` must be one of {', '.join(get_args(Pooling))}; train again")
-    encoding = replace(config.encoding, layer=values["layer"], pooling=values["pooling"])
+    layer: int | Literal["last"] = "last" if values["layer"] is None else values["layer"]
+    encoding = replace(config.encoding, layer=layer, pooling=values["pooling"])
     return replace(config, encoding=encoding)
 
 
